@@ -1,0 +1,14 @@
+//! Everything that turns Wan checkpoint files and tensors into video tensors: no network, no async.
+//!
+//! The numerical reference is diffusers 0.35.2 in float32 on CPU.
+#![warn(missing_docs)]
+
+pub mod error;
+pub mod noise;
+pub mod scheduler;
+pub mod text;
+pub mod tiny;
+pub mod wan;
+pub mod weights;
+
+pub use error::{Error, Fault, Result};

@@ -1,0 +1,5 @@
+//! Text side: prompt cleaning, tokenizer, UMT5 encoder.
+
+mod config;
+
+pub use config::Umt5Config;

@@ -1,0 +1,5 @@
+//! Wan 2.1 and 2.2: configuration, transformer, VAE, pipeline.
+
+mod config;
+
+pub use config::{TransformerConfig, VaeConfig};

@@ -1,0 +1,134 @@
+//! A view of named tensors that models are built from.
+//!
+//! Models ask for tensors by their diffusers name and shape; where a tensor lies on disk, in which
+//! format, under which name and in which type is the business of the [`TensorSource`] behind it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::error::{Error, Result};
+
+/// Named tensors of one component (transformer, VAE, text encoder), under diffusers names.
+pub trait TensorSource: Send + Sync + std::fmt::Debug {
+    /// Shape of a tensor, or `None` when there is none of this name.
+    fn shape(&self, name: &str) -> Option<Vec<usize>>;
+
+    /// All names, sorted.
+    fn names(&self) -> Vec<String>;
+
+    /// Reads one tensor, casts it to `dtype` and moves it to `device`.
+    ///
+    /// # Errors
+    /// [`Error::Artifact`] when the tensor is missing, unreadable or holds NaN or infinities.
+    fn load(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor>;
+}
+
+/// A prefix into a [`TensorSource`] with the type and device its tensors are loaded to.
+#[derive(Debug, Clone)]
+pub struct VarBuilder {
+    source: Arc<dyn TensorSource>,
+    prefix: String,
+    dtype: DType,
+    device: Device,
+}
+
+impl VarBuilder {
+    /// The root of a source.
+    pub fn new(source: Arc<dyn TensorSource>, dtype: DType, device: &Device) -> Self {
+        Self { source, prefix: String::new(), dtype, device: device.clone() }
+    }
+
+    /// Goes one name further down: `vb.pp("blocks").pp(0)` → `blocks.0`.
+    pub fn pp(&self, name: impl std::fmt::Display) -> Self {
+        Self { prefix: self.full(&name.to_string()), ..self.clone() }
+    }
+
+    fn full(&self, name: &str) -> String {
+        match (self.prefix.is_empty(), name.is_empty()) {
+            (true, _) => name.to_owned(),
+            (_, true) => self.prefix.clone(),
+            _ => format!("{}.{name}", self.prefix),
+        }
+    }
+
+    /// Type that [`VarBuilder::get`] casts to.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Device that tensors are moved to.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Whether a tensor of this name exists.
+    pub fn contains(&self, name: &str) -> bool {
+        self.source.shape(&self.full(name)).is_some()
+    }
+
+    /// Loads `name` in the builder's type; the shape must be exactly `shape`.
+    pub fn get(&self, shape: impl Into<Vec<usize>>, name: &str) -> Result<Tensor> {
+        self.get_as(shape, name, self.dtype)
+    }
+
+    /// Loads `name` in float32 whatever the builder's type is (norm weights, modulation tables).
+    pub fn get_f32(&self, shape: impl Into<Vec<usize>>, name: &str) -> Result<Tensor> {
+        self.get_as(shape, name, DType::F32)
+    }
+
+    fn get_as(&self, shape: impl Into<Vec<usize>>, name: &str, dtype: DType) -> Result<Tensor> {
+        let name = self.full(name);
+        let shape = shape.into();
+        match self.source.shape(&name) {
+            None => Err(Error::artifact(&name, "tensor is missing from the checkpoint")),
+            Some(found) if found != shape => Err(Error::artifact(
+                &name,
+                format!("tensor has shape {found:?}, the configuration asks for {shape:?}"),
+            )),
+            Some(_) => self.source.load(&name, dtype, &self.device),
+        }
+    }
+}
+
+/// Tensors held in memory: for tests and for checkpoints that are made rather than read.
+#[derive(Debug, Default)]
+pub struct MemorySource {
+    tensors: BTreeMap<String, Tensor>,
+    loaded: Mutex<Vec<String>>,
+}
+
+impl MemorySource {
+    /// Wraps tensors under their diffusers names.
+    pub fn new(tensors: BTreeMap<String, Tensor>) -> Self {
+        Self { tensors, loaded: Mutex::default() }
+    }
+
+    /// Names in the order in which they were loaded: lets a test prove that a model consumes exactly
+    /// the tensors its specification lists.
+    pub fn loaded(&self) -> Vec<String> {
+        self.loaded.lock().map(|names| names.clone()).unwrap_or_default()
+    }
+}
+
+impl TensorSource for MemorySource {
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.tensors.get(name).map(|tensor| tensor.dims().to_vec())
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.tensors.keys().cloned().collect()
+    }
+
+    fn load(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
+        let tensor = self
+            .tensors
+            .get(name)
+            .ok_or_else(|| Error::artifact(name, "tensor is missing from the checkpoint"))?;
+        if let Ok(mut names) = self.loaded.lock() {
+            names.push(name.to_owned());
+        }
+        Ok(tensor.to_device(device)?.to_dtype(dtype)?.contiguous()?)
+    }
+}
