@@ -1,1 +1,3 @@
-//! stub
+//! The node: command line, HTTP service, engine and media around `leoma-models`.
+
+pub mod media;
