@@ -1,5 +1,10 @@
-//! The node: generates video from Wan checkpoints and serves it over HTTP.
-#![warn(missing_docs)]
+//! GPU-local node for the Leoma subnet: generates and serves Wan 2.2 video.
 
+pub mod cli;
 pub mod engine;
+pub mod error;
+pub mod generation;
 pub mod http;
+pub mod media;
+
+pub use error::{Error, Result};
