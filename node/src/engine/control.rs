@@ -13,16 +13,16 @@ use tokio::sync::watch;
 pub enum Stage {
     /// Waiting behind other jobs.
     Queued,
+    /// Reading weights that are not kept in memory.
+    Load,
     /// Encoding the prompt.
     TextEncode,
     /// Encoding the first frame.
     ImageEncode,
     /// Denoising; `total` is the number of steps.
     Denoise,
-    /// Decoding latents to pixels; counted in latent frames.
+    /// Decoding latents to pixels and writing the file; counted in latent frames.
     VaeDecode,
-    /// Writing the MP4; counted in frames.
-    VideoEncode,
 }
 
 /// How far a job is.

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::media::MediaError;
+
 /// Who has to act on an error. Only [`Fault::Artifact`] may ever count against a checkpoint's author.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -151,6 +153,33 @@ impl From<leoma_models::Error> for EngineError {
             other => Self::Local {
                 message: other.to_string(),
             },
+        }
+    }
+}
+
+impl From<MediaError> for EngineError {
+    fn from(error: MediaError) -> Self {
+        let message = error.to_string();
+        if error.is_too_large() {
+            return Self::too_large("image", message);
+        }
+        match error {
+            MediaError::DiskFull { .. } => Self::DiskFull { message },
+            // The server chose where it writes; the caller cannot choose another folder.
+            MediaError::Unwritable { .. } | MediaError::Io { .. } => Self::Local { message },
+            other => match other.fault() {
+                leoma_models::Fault::Caller => Self::caller("image", message),
+                _ => Self::Local { message },
+            },
+        }
+    }
+}
+
+impl From<crate::Error> for EngineError {
+    fn from(error: crate::Error) -> Self {
+        match error {
+            crate::Error::Model(error) => error.into(),
+            crate::Error::Media(error) => error.into(),
         }
     }
 }

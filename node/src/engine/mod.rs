@@ -7,71 +7,56 @@
 //! ```
 //!
 //! Nothing here knows HTTP, and no tensor leaves the thread: callers see only [`Job`], [`Progress`]
-//! and [`Clip`]. Everything but tensors is tested through a scripted [`Backend`].
+//! and [`Clip`]. A request becomes a job on the caller's thread ([`Admission`]), so that a bad one is
+//! refused at once. Everything but tensors is tested through a scripted [`Backend`].
 
 mod control;
 mod error;
 mod queue;
+mod wan;
 mod worker;
 
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use leoma_models::wan::pipeline::GenerateParams;
 use serde::Serialize;
+
+use crate::generation::{GenerationRequest, Settings};
+use crate::media::RgbImage8;
 
 pub use control::{Control, Progress, Stage};
 pub use error::{EngineError, Fault};
 pub use queue::{Load, Ticket};
+pub use wan::{ModelAdmission, WanBackend};
 pub use worker::Engine;
 
-/// One clip that a caller asks for. `None` means "the preset's value for this model".
-#[derive(Clone, Default, PartialEq)]
+/// One clip to make: every value decided, the picture decoded.
+#[derive(Clone)]
 pub struct Job {
-    /// What the clip shows. Never written to a log.
-    pub prompt: String,
-    /// What it must not show.
-    pub negative_prompt: Option<String>,
-    /// The first frame as it came: the bytes of a PNG, JPEG or WebP file of any size.
-    pub image: Option<Vec<u8>>,
-    /// Length in frames.
-    pub num_frames: Option<usize>,
-    /// Frames per second of the file.
-    pub fps: Option<u32>,
-    /// Pixels.
-    pub height: Option<usize>,
-    /// Pixels.
-    pub width: Option<usize>,
-    /// Denoising steps.
-    pub num_inference_steps: Option<usize>,
-    /// Guidance scale; 1 turns the second pass off.
-    pub guidance_scale: Option<f64>,
-    /// Guidance scale of the low-noise expert.
-    pub guidance_scale_2: Option<f64>,
-    /// Flow shift of the schedule.
-    pub flow_shift: Option<f64>,
-    /// Seed of the noise; drawn at random when absent.
-    pub seed: Option<u64>,
+    /// What to make.
+    pub settings: Settings,
+    /// The first frame as the caller sent it, before it is brought to size.
+    pub image: Option<RgbImage8>,
+}
+
+impl Job {
+    /// What the clip is made with.
+    pub fn effective(&self) -> EffectiveParameters {
+        let GenerateParams { seed, num_inference_steps, num_frames, height, width, .. } =
+            self.settings.params;
+        let fps = self.settings.fps;
+        EffectiveParameters { seed, num_inference_steps, num_frames, fps, height, width }
+    }
 }
 
 impl Debug for Job {
-    /// Prints lengths in place of the prompt and the picture: users' content stays out of the logs.
+    /// Leaves prompt and picture out: what users write and send stays out of the logs.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Job")
-            .field("prompt_bytes", &self.prompt.len())
-            .field(
-                "negative_prompt_bytes",
-                &self.negative_prompt.as_ref().map(String::len),
-            )
-            .field("image_bytes", &self.image.as_ref().map(Vec::len))
-            .field("num_frames", &self.num_frames)
-            .field("fps", &self.fps)
-            .field("height", &self.height)
-            .field("width", &self.width)
-            .field("num_inference_steps", &self.num_inference_steps)
-            .field("guidance_scale", &self.guidance_scale)
-            .field("guidance_scale_2", &self.guidance_scale_2)
-            .field("flow_shift", &self.flow_shift)
-            .field("seed", &self.seed)
+            .field("prompt_bytes", &self.settings.params.prompt.len())
+            .field("image", &self.image)
+            .field("effective", &self.effective())
             .finish()
     }
 }
@@ -127,12 +112,14 @@ pub struct ModelInfo {
     pub size_720p: [usize; 2],
 }
 
-/// Checks a job without touching the device, so that a bad request is refused at once and not after
-/// it has waited behind others. Decoding the picture belongs here; it may take milliseconds.
+/// Turns a request into a job without touching the device, so that a bad request is refused at once and
+/// not after it has waited behind others. May take milliseconds: the picture is decoded here.
 pub trait Admission: Send + Sync + Debug {
+    /// Decides every value.
+    ///
     /// # Errors
-    /// The first thing that is wrong with the job, naming the field and the remedy.
-    fn check(&self, job: &Job) -> Result<(), EngineError>;
+    /// The first thing that is wrong with the request, naming the field and the remedy.
+    fn prepare(&self, request: &GenerationRequest) -> Result<Job, EngineError>;
 }
 
 /// What makes clips. Lives on the engine thread from construction to the end.
@@ -140,7 +127,7 @@ pub trait Backend {
     /// What is loaded.
     fn info(&self) -> ModelInfo;
 
-    /// The checks for jobs, usable from any thread.
+    /// Reads requests for this model, on any thread.
     fn admission(&self) -> Arc<dyn Admission>;
 
     /// Makes one clip.
@@ -151,4 +138,33 @@ pub trait Backend {
     /// # Errors
     /// Whatever stopped it, by fault owner. A panic is caught by the engine and fails this job only.
     fn generate(&mut self, job: &Job, control: &Control) -> Result<Clip, EngineError>;
+}
+
+#[cfg(test)]
+mod testing {
+    #![allow(clippy::unwrap_used)]
+    use leoma_models::weights::ModelKind;
+
+    use super::Job;
+    use crate::generation::{GenerationRequest, ModelDefaults, Preset, resolve};
+
+    /// Some valid job.
+    pub(super) fn job() -> Job {
+        let model = ModelDefaults {
+            kind: ModelKind::T2vA14b,
+            flow_shift: None,
+            boundary_ratio: None,
+            temporal_stride: 4,
+            size_multiple: [16, 16],
+        };
+        let request = GenerationRequest { prompt: "a boat".into(), ..GenerationRequest::default() };
+        let settings = resolve(&request, Preset::Leoma, &model, None).unwrap();
+        Job { settings, image: None }
+    }
+
+    #[test]
+    fn debug_output_of_a_job_has_no_user_content() {
+        let text = format!("{:?}", job());
+        assert!(text.contains("prompt_bytes: 6") && !text.contains("boat"), "{text}");
+    }
 }

@@ -258,12 +258,13 @@ impl Drop for Ticket {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::engine::testing::job;
 
     #[test]
     fn a_dropped_ticket_gives_its_place_back_at_once() {
         let queue = Arc::new(Queue::new(0));
-        let first = queue.push(Job::default()).unwrap();
-        let refused = queue.push(Job::default()).unwrap_err();
+        let first = queue.push(job()).unwrap();
+        let refused = queue.push(job()).unwrap_err();
         assert_eq!(
             refused,
             EngineError::Busy {
@@ -273,15 +274,15 @@ mod tests {
         );
         drop(first);
         assert_eq!(queue.load().queued, 0);
-        queue.push(Job::default()).unwrap();
+        queue.push(job()).unwrap();
     }
 
     #[test]
     fn the_running_job_does_not_count_as_waiting() {
         let queue = Arc::new(Queue::new(1));
-        let _first = queue.push(Job::default()).unwrap();
+        let _first = queue.push(job()).unwrap();
         let entry = queue.next().unwrap();
-        let _second = queue.push(Job::default()).unwrap();
+        let _second = queue.push(job()).unwrap();
         assert_eq!(
             queue.load(),
             Load {
@@ -299,10 +300,10 @@ mod tests {
     #[test]
     fn a_closed_queue_drains_and_refuses() {
         let queue = Arc::new(Queue::new(4));
-        let _ticket = queue.push(Job::default()).unwrap();
+        let _ticket = queue.push(job()).unwrap();
         queue.close();
         assert_eq!(
-            queue.push(Job::default()).unwrap_err(),
+            queue.push(job()).unwrap_err(),
             EngineError::ShuttingDown
         );
         assert!(queue.next().is_some());
@@ -312,8 +313,8 @@ mod tests {
     #[test]
     fn cancelling_all_reaches_running_and_waiting() {
         let queue = Arc::new(Queue::new(4));
-        let _first = queue.push(Job::default()).unwrap();
-        let mut second = queue.push(Job::default()).unwrap();
+        let _first = queue.push(job()).unwrap();
+        let mut second = queue.push(job()).unwrap();
         let running = queue.next().unwrap();
         queue.cancel_all();
         assert!(running.control.cancelled());

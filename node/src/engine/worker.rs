@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::queue::Queue;
 use super::{Admission, Backend, EngineError, Job, Load, ModelInfo, Ticket};
+use crate::generation::GenerationRequest;
 
 /// Handle to the engine thread. Shared by every connection; dropping it closes the queue.
 #[derive(Debug)]
@@ -27,18 +28,24 @@ impl Engine {
     /// `queue_capacity` is how many jobs may wait behind the running one.
     ///
     /// # Errors
-    /// What `load` returned, or [`EngineError::Local`] if the thread cannot be started.
-    pub fn start<B: Backend + 'static>(
+    /// What `load` returned, [`EngineError::Panicked`] if it panicked, or [`EngineError::Local`] if the
+    /// thread cannot be started.
+    pub fn start<B, E>(
         queue_capacity: usize,
-        load: impl FnOnce() -> Result<B, EngineError> + Send + 'static,
-    ) -> Result<Self, EngineError> {
+        load: impl FnOnce() -> Result<B, E> + Send + 'static,
+    ) -> Result<Self, E>
+    where
+        B: Backend + 'static,
+        E: From<EngineError> + Send + 'static,
+    {
         let queue = Arc::new(Queue::new(queue_capacity));
         let (alive_sender, alive) = watch::channel(());
         let (ready, loaded) = mpsc::channel();
         let work = Arc::clone(&queue);
         let body = move || {
             let _alive = alive_sender;
-            let mut backend = match guarded(load) {
+            let loaded = guarded(|| Ok(load())).unwrap_or_else(|panic| Err(panic.into()));
+            let mut backend = match loaded {
                 Ok(backend) => backend,
                 Err(error) => {
                     let _ = ready.send(Err(error)); // `start` waits for it below
@@ -57,9 +64,8 @@ impl Engine {
             .spawn(body)
             .map_err(|e| EngineError::local(format!("cannot start the engine thread: {e}")))?;
         let (info, admission) = loaded.recv().unwrap_or_else(|_| {
-            Err(EngineError::local(
-                "the engine thread ended while the model was loading",
-            ))
+            let message = "the engine thread ended while the model was loading";
+            Err(EngineError::local(message).into())
         })?;
         Ok(Self {
             queue,
@@ -87,12 +93,12 @@ impl Engine {
         self.queue.admit()
     }
 
-    /// Checks a job. May take milliseconds (the picture is decoded): not for async threads.
+    /// Turns a request into a job. May take milliseconds (the picture is decoded): not for async threads.
     ///
     /// # Errors
-    /// What is wrong with it.
-    pub fn check(&self, job: &Job) -> Result<(), EngineError> {
-        self.admission.check(job)
+    /// What is wrong with the request.
+    pub fn prepare(&self, request: &GenerationRequest) -> Result<Job, EngineError> {
+        self.admission.prepare(request)
     }
 
     /// Queues a job.

@@ -1,5 +1,5 @@
 //! The fields of `POST /generate`: the union of the names in use for Wan endpoints, read into a
-//! [`Job`].
+//! [`GenerationRequest`].
 //!
 //! Unknown fields are ignored and `null` means absent, as the callers expect. One thing under two
 //! names must have one value. What a field means for the loaded model is the admission's business;
@@ -8,7 +8,8 @@
 use serde_json::{Map, Value};
 
 use super::{ApiError, Limits, base64};
-use crate::engine::{Job, ModelInfo};
+use crate::engine::ModelInfo;
+use crate::generation::GenerationRequest;
 
 /// Names that published Wan schemas wrap the arguments in.
 const WRAPPERS: [&str; 2] = ["args", "input_args"];
@@ -21,7 +22,7 @@ const SHIFT: [&str; 3] = ["flow_shift", "sample_shift", "shift"];
 ///
 /// # Errors
 /// 400 naming the field, 413 for a picture beyond the limit.
-pub(super) fn parse(body: &[u8], model: &ModelInfo, limits: &Limits) -> Result<Job, ApiError> {
+pub(super) fn parse(body: &[u8], model: &ModelInfo, limits: &Limits) -> Result<GenerationRequest, ApiError> {
     let fields = Fields(unwrap_single(object(body)?)?);
     let prompt = fields
         .text("prompt", limits.max_prompt_chars)?
@@ -58,7 +59,7 @@ pub(super) fn parse(body: &[u8], model: &ModelInfo, limits: &Limits) -> Result<J
         }
         None => [None, None],
     };
-    Ok(Job {
+    Ok(GenerationRequest {
         prompt,
         negative_prompt: fields.text("negative_prompt", limits.max_prompt_chars)?,
         image,
@@ -71,6 +72,7 @@ pub(super) fn parse(body: &[u8], model: &ModelInfo, limits: &Limits) -> Result<J
         guidance_scale_2: fields.number(&["guidance_scale_2"])?,
         flow_shift: fields.number(&SHIFT)?,
         seed: fields.seed()?,
+        ..GenerationRequest::default()
     })
 }
 

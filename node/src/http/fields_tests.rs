@@ -13,7 +13,7 @@ fn model() -> ModelInfo {
     }
 }
 
-fn read(body: &Value) -> Result<Job, ApiError> {
+fn read(body: &Value) -> Result<GenerationRequest, ApiError> {
     parse(body.to_string().as_bytes(), &model(), &Limits::default())
 }
 
@@ -24,16 +24,16 @@ fn the_samplers_request_is_read_as_it_is_sent() {
         "resolution": "480p", "fast": true,
     }))
     .unwrap();
-    let expected = Job {
+    let expected = GenerationRequest {
         prompt: "a boat".into(),
         image: Some(vec![0; 3]),
         num_frames: Some(81),
         fps: Some(16),
         width: Some(832),
         height: Some(480),
-        ..Job::default()
+        ..GenerationRequest::default()
     };
-    assert_eq!(job, expected);
+    assert_eq!(format!("{job:?}"), format!("{expected:?}"));
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn the_other_vocabularies_mean_the_same() {
         "single_frame": false, "unknown": {"nested": []}, "fps": null,
     }}))
     .unwrap();
-    let expected = Job {
+    let expected = GenerationRequest {
         prompt: "a boat".into(),
         negative_prompt: Some("blur".into()),
         image: Some(vec![0; 3]),
@@ -58,8 +58,9 @@ fn the_other_vocabularies_mean_the_same() {
         guidance_scale_2: Some(1.5),
         flow_shift: Some(3.0),
         seed: Some(42),
+        ..GenerationRequest::default()
     };
-    assert_eq!(job, expected);
+    assert_eq!(format!("{job:?}"), format!("{expected:?}"));
 }
 
 #[test]

@@ -26,9 +26,9 @@ pub(super) async fn generate(
         let app = app.clone();
         // Decoding megabytes of JSON, base64 and pixels does not belong on the network threads.
         let work = tokio::task::spawn_blocking(move || {
-            let job = fields::parse(&bytes, app.engine.info(), &app.limits)?;
-            app.engine.check(&job)?;
-            Ok::<_, ApiError>(job)
+            let request = fields::parse(&bytes, app.engine.info(), &app.limits)?;
+            drop(bytes);
+            Ok::<_, ApiError>(app.engine.prepare(&request)?)
         });
         work.await
             .map_err(|e| EngineError::local(format!("reading the request failed: {e}")))?

@@ -75,6 +75,9 @@ fn sizes_frames_and_steps() {
         ("resolution", json!("0x0")),
         ("resolution", json!("4k")),
         ("resolution", json!("65535x65535")),
+        ("guidance_scale", json!(1e9)),
+        ("guidance_scale_2", json!(5)),
+        ("shift", json!("3")),
     ] {
         let mut body = json!({"prompt": "p"});
         body[field] = value;
@@ -86,6 +89,8 @@ fn sizes_frames_and_steps() {
         400,
         "width: 0",
     );
+    let odd = json!({"prompt": "p", "width": 832, "height": 481});
+    refused(&server, &odd, 400, "height: 481 is not a multiple of 32");
     server.expect_still_serving();
 }
 

@@ -13,7 +13,7 @@ fn a_full_queue_is_429_at_once_with_retry_after() {
     let server = Server::start(1);
     let mut running = server.start_generate(&json!({"prompt": "wait"}));
     server.expect_event("started");
-    let mut waiting = server.start_generate(&json!({"prompt": "seed 2"}));
+    let mut waiting = server.start_generate(&json!({"prompt": "a boat"}));
     server.expect_load(1, 1);
     // Refused before the body is looked at, small or large.
     for body in [b"{}".to_vec(), vec![b' '; 6 << 20]] {

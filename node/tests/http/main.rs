@@ -12,13 +12,13 @@ use server::{Reply, Server, picture};
 fn the_samplers_request_gets_the_file_and_its_parameters() {
     let server = Server::start(2);
     let body = json!({
-        "prompt": "seed 7", "image": picture(8, 8), "fps": 16, "frames": 81,
+        "prompt": "a boat", "image": picture(8, 8), "fps": 16, "frames": 81,
         "resolution": "480p", "fast": true,
     });
     let reply = server.generate(&body);
     assert_eq!(reply.status, 200, "{reply:?}");
     assert_eq!(reply.header("content-type"), "video/mp4");
-    assert_eq!(reply.header("x-leoma-seed"), "7");
+    assert_eq!(reply.header("x-leoma-seed"), "42");
     assert_eq!(reply.header("x-leoma-steps"), "30");
     assert_eq!(reply.header("x-leoma-frames"), "81");
     assert_eq!(reply.header("x-leoma-fps"), "16");
@@ -35,7 +35,7 @@ fn health_tells_what_is_loaded_and_how_busy_it_is() {
     let body = reply.json();
     assert_eq!(body["status"], "ok");
     assert_eq!(body["version"], env!("CARGO_PKG_VERSION"));
-    assert_eq!(body["model"]["kind"], "i2v-a14b");
+    assert_eq!(body["model"]["kind"], "ti2v-5b");
     assert_eq!(
         body["load"],
         json!({"running": 0, "queued": 0, "queue_capacity": 3})

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use leoma_models::weights::ModelKind;
 use leoma_node::engine::{
-    Admission, Backend, Clip, Control, EffectiveParameters, Engine, EngineError, Job, ModelInfo,
-    Stage, check_image,
+    Admission, Backend, Clip, Control, Engine, EngineError, Job, ModelInfo, Stage,
 };
+use leoma_node::generation::{GenerationRequest, ModelDefaults, Preset, resolve};
 use leoma_node::http::{Limits, ServerOptions, router, serve};
+use leoma_node::media::{ImageLimits, decode};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
@@ -44,32 +46,42 @@ impl Gate {
     }
 }
 
-/// Does what the prompt says: `seed N`, `wait`, `panic`, `artifact`, `disk full`, `local`.
+/// Does what the prompt says: `wait`, `panic`, `artifact`, `disk full`, `local`; else makes a clip.
 struct Scripted {
     gate: Arc<Gate>,
     events: mpsc::Sender<&'static str>,
 }
 
+/// The real rules, for a model that can do with and without a picture.
 #[derive(Debug)]
 struct Checks;
 
 impl Admission for Checks {
-    fn check(&self, job: &Job) -> Result<(), EngineError> {
-        assert!(job.prompt != "panic in check", "scripted");
-        job.image
-            .as_deref()
-            .map_or(Ok(()), |bytes| check_image(bytes).map(drop))
+    fn prepare(&self, request: &GenerationRequest) -> Result<Job, EngineError> {
+        assert!(request.prompt != "panic in check", "scripted");
+        let model = ModelDefaults {
+            kind: ModelKind::Ti2v5b,
+            flow_shift: None,
+            boundary_ratio: None,
+            temporal_stride: 4,
+            size_multiple: [32, 32],
+        };
+        let limits = ImageLimits::default();
+        let image = request.image.as_deref().map(|bytes| decode(bytes, &limits)).transpose()?;
+        let size = image.as_ref().map(|image| [image.height(), image.width()]);
+        let settings = resolve(request, Preset::Leoma, &model, size)?;
+        Ok(Job { settings, image })
     }
 }
 
 impl Backend for Scripted {
     fn info(&self) -> ModelInfo {
         ModelInfo {
-            kind: "i2v-a14b".into(),
+            kind: "ti2v-5b".into(),
             preset: "leoma".into(),
             dtype: "f32".into(),
             device: "cpu".into(),
-            size_720p: [1280, 720],
+            size_720p: [1280, 704],
         }
     }
 
@@ -79,7 +91,7 @@ impl Backend for Scripted {
 
     fn generate(&mut self, job: &Job, control: &Control) -> Result<Clip, EngineError> {
         let message = "scripted".to_owned();
-        match job.prompt.as_str() {
+        match job.settings.params.prompt.as_str() {
             "panic" => panic!("scripted panic"),
             "artifact" => return Err(EngineError::Artifact { message }),
             "disk full" => return Err(EngineError::DiskFull { message }),
@@ -99,22 +111,7 @@ impl Backend for Scripted {
             }
             _ => {}
         }
-        let seed = job
-            .prompt
-            .strip_prefix("seed ")
-            .and_then(|n| n.parse().ok());
-        let effective = EffectiveParameters {
-            seed: seed.or(job.seed).unwrap_or(42),
-            num_inference_steps: job.num_inference_steps.unwrap_or(30),
-            num_frames: job.num_frames.unwrap_or(81),
-            fps: job.fps.unwrap_or(16),
-            height: job.height.unwrap_or(480),
-            width: job.width.unwrap_or(832),
-        };
-        Ok(Clip {
-            mp4: MP4.to_vec(),
-            effective,
-        })
+        Ok(Clip { mp4: MP4.to_vec(), effective: job.effective() })
     }
 }
 
@@ -151,7 +148,7 @@ impl Server {
             gate: Arc::clone(&gate),
             events: events_in,
         };
-        let engine = Arc::new(Engine::start(queue, || Ok(script)).unwrap());
+        let engine = Arc::new(Engine::start(queue, || Ok::<_, EngineError>(script)).unwrap());
         let routes = router(Arc::clone(&engine), limits);
         let (address_in, address) = mpsc::channel();
         let (drained_in, drained) = mpsc::channel();
@@ -253,7 +250,7 @@ impl Server {
 
     /// Proves that the server still works.
     pub(crate) fn expect_still_serving(&self) {
-        let reply = self.generate(&json!({"prompt": "seed 5"}));
+        let reply = self.generate(&json!({"prompt": "a boat", "seed": 5}));
         assert_eq!((reply.status, reply.header("x-leoma-seed")), (200, "5"));
     }
 }
