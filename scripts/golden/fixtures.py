@@ -60,7 +60,7 @@ SIZES = {
         **COMMON,
     ),
     "i2v-a14b": Sizes(heads=2, head_dim=32, ffn_dim=80, freq_dim=64, flow_shift=3.0, boundary_ratio=0.9, **COMMON),
-    "t2v-a14b": Sizes(heads=1, head_dim=48, ffn_dim=88, freq_dim=32, flow_shift=5.0, boundary_ratio=0.875, **COMMON),
+    "t2v-a14b": Sizes(heads=3, head_dim=32, ffn_dim=88, freq_dim=32, flow_shift=5.0, boundary_ratio=0.875, **COMMON),
 }
 
 NEGATIVE = "low quality， blurry, distorted"

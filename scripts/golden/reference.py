@@ -131,7 +131,7 @@ class _Tap:
     """Replaces attributes for a while; each replacement sees the original's result."""
 
     def __init__(self) -> None:
-        self._undo: list[tuple[Any, str]] = []
+        self._undo: list[tuple[Any, str, Any]] = []
 
     def after(self, owner: Any, name: str, seen: Callable[..., None]) -> None:
         original = getattr(owner, name)
@@ -141,12 +141,15 @@ class _Tap:
             seen(result, *args, **kwargs)
             return result
 
+        self._undo.append((owner, name, vars(owner).get(name)))
         setattr(owner, name, wrapped)
-        self._undo.append((owner, name))
 
     def remove(self) -> None:
-        for owner, name in self._undo:
-            delattr(owner, name)
+        for owner, name, own in self._undo:
+            if own is None:  # the class's method shows again
+                delattr(owner, name)
+            else:
+                setattr(owner, name, own)
 
 
 def capture(pipeline: Any, run: Run) -> dict[str, torch.Tensor]:

@@ -73,6 +73,7 @@ def make_tokenizer(folder: Path, seed: int, vocab_size: int, full_charsmap: bool
             **rule,
         )
     model = proto.ModelProto.FromString(buffer.getvalue())
+    model.normalizer_spec.normalization_rule_tsv = ""  # a scratch path, new on every run
     pieces = [(piece.piece, piece.score) for piece in model.pieces]
 
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=3, byte_fallback=False))
@@ -90,7 +91,7 @@ def make_tokenizer(folder: Path, seed: int, vocab_size: int, full_charsmap: bool
 
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "spiece.model").write_bytes(buffer.getvalue())
+    (folder / "spiece.model").write_bytes(model.SerializeToString(deterministic=True))
     special = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
     config = special | {
         "tokenizer_class": "T5TokenizerFast",
