@@ -1,5 +1,7 @@
 //! Wan 2.1 and 2.2: configuration, transformer, VAE, pipeline.
 
 mod config;
+pub mod transformer;
 
 pub use config::{TransformerConfig, VaeConfig};
+pub use transformer::WanTransformer3d;
