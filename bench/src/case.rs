@@ -64,6 +64,11 @@ impl<'a> LiveExecutor<'a> {
         self.case.subjects()
     }
 
+    /// The other side.
+    pub(crate) fn peer(&mut self) -> &mut Peer {
+        self.peer
+    }
+
     /// Relative L2 distance of every Rust subject's last result from the peer's.
     pub(crate) fn distances(&mut self, work: &Path) -> Result<BTreeMap<Subject, f64>> {
         let path = work.join("output.safetensors");

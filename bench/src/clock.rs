@@ -32,16 +32,6 @@ fn usage_seconds(who: libc::c_int) -> f64 {
     seconds(usage.ru_utime) + seconds(usage.ru_stime)
 }
 
-/// Most memory that any child waited for so far has held, in bytes.
-#[allow(unsafe_code)]
-pub(crate) fn children_peak_bytes() -> u64 {
-    // SAFETY: as in `usage_seconds`.
-    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: the pointer is to a live, writable `rusage`.
-    let failed = unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage) } != 0;
-    if failed { 0 } else { usage.ru_maxrss.max(0) as u64 * 1024 }
-}
-
 /// Gives memory that the allocator keeps for later back to the system, so that a base line holds
 /// only what is alive.
 #[allow(unsafe_code)]
@@ -66,6 +56,12 @@ pub(crate) fn peak_resident_bytes() -> u64 {
 /// Makes [`peak_resident_bytes`] start anew. False when the system does not allow it.
 pub(crate) fn reset_peak() -> bool {
     fs::write("/proc/self/clear_refs", "5").is_ok()
+}
+
+/// Most resident memory of another process so far, in bytes; `None` when it is gone.
+pub(crate) fn peak_resident_bytes_of(process: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    Some(parse_status(&text, "VmHWM:"))
 }
 
 fn status_bytes(field: &str) -> u64 {

@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use candle_core::{Device, Tensor};
-use leoma_models::wan::transformer::tensor_shapes;
-use leoma_models::wan::{CrossKeyValue, RotaryTables, TransformerConfig, WanTransformerBlock};
+use leoma_models::wan::TransformerConfig;
+use leoma_models::wan::transformer::{
+    CrossKeyValue, RotaryTables, WanTransformerBlock, tensor_shapes,
+};
 use serde_json::{Value, json};
 
 use super::weights::{Shapes, open, unit, write_inputs, write_weights};
