@@ -72,11 +72,33 @@ mod tests {
         let mut y = vec![7; stride * height];
         let mut cb = vec![7; stride * height / 2];
         let mut cr = cb.clone();
-        luma(rgb, width, height, Plane { data: &mut y, stride });
-        let plane = Plane { data: &mut cb, stride };
-        chroma(rgb, width, height, plane, Plane { data: &mut cr, stride });
+        luma(
+            rgb,
+            width,
+            height,
+            Plane {
+                data: &mut y,
+                stride,
+            },
+        );
+        let plane = Plane {
+            data: &mut cb,
+            stride,
+        };
+        chroma(
+            rgb,
+            width,
+            height,
+            plane,
+            Plane {
+                data: &mut cr,
+                stride,
+            },
+        );
         let crop = |data: Vec<u8>, w: usize| {
-            data.chunks(stride).flat_map(|row| row[..w].to_vec()).collect()
+            data.chunks(stride)
+                .flat_map(|row| row[..w].to_vec())
+                .collect()
         };
         [crop(y, width), crop(cb, width / 2), crop(cr, width / 2)]
     }
@@ -93,7 +115,10 @@ mod tests {
         for (rgb, expected) in colours {
             let planes = convert(&rgb.repeat(8), 4, 2);
             for (plane, value) in planes.iter().zip(expected) {
-                assert!(plane.iter().all(|v| *v == value), "{rgb:?}: {plane:?}, not {value}");
+                assert!(
+                    plane.iter().all(|v| *v == value),
+                    "{rgb:?}: {plane:?}, not {value}"
+                );
             }
         }
     }
