@@ -173,7 +173,7 @@ fn dropping_leaves_nothing_and_keeps_the_old_file() {
     writer.push(&frame(&options, 0)).unwrap();
     assert!(matches!(writer.push(&[0; 5]), Err(MediaError::Size { .. })));
     drop(writer);
-    assert_eq!(files(folder.path()), [path.clone()]);
+    assert_eq!(files(folder.path()), std::slice::from_ref(&path));
     assert_eq!(std::fs::read(&path).unwrap(), b"old");
 
     // Without a frame there is no file either.

@@ -190,7 +190,7 @@ fn to_planes(image: &RgbImage8) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::float_cmp)]
     use super::*;
 
     /// Input, I2V-A14B at 832x480, at 1280x720, TI2V-5B at 1280x704; all as width, height.

@@ -51,6 +51,7 @@ impl Pending {
         self.file.as_file_mut()
     }
 
+    #[cfg(feature = "ffmpeg")]
     /// The name the file will have, for messages.
     pub(super) fn target(&self) -> &Path {
         &self.target

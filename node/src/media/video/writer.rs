@@ -177,10 +177,14 @@ impl Mp4Writer {
         loop {
             match self.encoder.receive_packet(&mut packet) {
                 Ok(()) => {}
-                Err(ffmpeg::Error::Eof) => return Ok(()),
-                Err(ffmpeg::Error::Other {
-                    errno: libc::EAGAIN,
-                }) => return Ok(()),
+                Err(
+                    ffmpeg::Error::Eof
+                    | ffmpeg::Error::Other {
+                        errno: libc::EAGAIN,
+                    },
+                ) => {
+                    return Ok(());
+                }
                 Err(error) => return Err(sort(error, &self.pending, "encoding")),
             }
             packet.set_stream(0);
