@@ -9,7 +9,7 @@
 //! * animated pictures are refused, not reduced to their first frame without a word.
 //!
 //! PNG and WebP equal PIL bit for bit. JPEG differs from libjpeg-turbo by rounding: at most 4 levels
-//! (more than 2 in under 0.02 % of the samples of a picture, 0.16 % of pure noise), on average
+//! (more than 2 in under 0.05 % of the samples of a picture, 0.16 % of pure noise), on average
 //! under 0.4; so a first frame that must match a reference exactly should be a PNG.
 
 use std::io::Cursor;
