@@ -91,8 +91,7 @@ impl WanPipeline {
     }
 
     /// Pixels along height and width that one token covers: sizes must be multiples of it.
-    pub fn size_multiple(&self) -> [usize; 2] {
-        let checkpoint = self.checkpoint();
+    pub fn size_multiple(checkpoint: &Checkpoint) -> [usize; 2] {
         let stride = checkpoint.vae_config().spatial_stride();
         let patch = checkpoint.transformer_config(crate::weights::Component::Transformer).patch_size;
         [stride * patch[1], stride * patch[2]]
@@ -115,7 +114,13 @@ impl WanPipeline {
         cancelled: &dyn Fn() -> bool,
         sink: &mut dyn FnMut(Tensor) -> Result<()>,
     ) -> Result<Timings> {
-        self.check(params, image)?;
+        Self::check_task(self.checkpoint(), params, image.is_some())?;
+        if let Some(image) = image
+            && image.dims() != [3, params.height, params.width]
+        {
+            let (found, h, w) = (image.dims(), params.height, params.width);
+            return Err(Error::caller("image", format!("is {found:?}, expected [3, {h}, {w}]")));
+        }
         self.components.take_load_time();
         let mut timings = Timings::default();
 
@@ -161,9 +166,12 @@ impl WanPipeline {
     ///
     /// # Errors
     /// [`Error::Caller`] naming the field and the nearest value that works.
-    pub fn check(&self, params: &GenerateParams, image: Option<&Tensor>) -> Result<()> {
+    pub fn check_task(
+        checkpoint: &Checkpoint,
+        params: &GenerateParams,
+        with_image: bool,
+    ) -> Result<()> {
         params.validate()?;
-        let checkpoint = self.checkpoint();
         let temporal = checkpoint.vae_config().temporal_stride();
         if params.num_frames % temporal != 1 % temporal {
             return Err(Error::caller(
@@ -171,7 +179,7 @@ impl WanPipeline {
                 format!("{} is not {temporal}n + 1", params.num_frames),
             ));
         }
-        let [mh, mw] = self.size_multiple();
+        let [mh, mw] = Self::size_multiple(checkpoint);
         for (field, size, multiple) in
             [("height", params.height, mh), ("width", params.width, mw)]
         {
@@ -202,27 +210,16 @@ impl WanPipeline {
                 ));
             }
         }
-        match (checkpoint.kind(), image) {
-            (ModelKind::I2vA14b, None) => Err(Error::caller(
+        match (checkpoint.kind(), with_image) {
+            (ModelKind::I2vA14b, false) => Err(Error::caller(
                 "image",
                 "this checkpoint is an image-to-video model and needs a first frame",
             )),
-            (ModelKind::T2vA14b | ModelKind::Wan21T2v, Some(_)) => Err(Error::caller(
+            (ModelKind::T2vA14b | ModelKind::Wan21T2v, true) => Err(Error::caller(
                 "image",
                 "this checkpoint is a text-to-video model and takes no image; leave it out or use an \
                  I2V-A14B or TI2V-5B checkpoint",
             )),
-            (_, Some(image)) if image.dims() != [3, params.height, params.width] => {
-                Err(Error::caller(
-                    "image",
-                    format!(
-                        "prepared as {:?}, expected [3, {}, {}]",
-                        image.dims(),
-                        params.height,
-                        params.width
-                    ),
-                ))
-            }
             _ => Ok(()),
         }
     }
