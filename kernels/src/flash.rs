@@ -57,11 +57,11 @@ pub(crate) fn flash<T: Element>(isa: Isa, inputs: &Inputs<'_, T>, sizes: Sizes) 
     let mut out: Vec<f32> = Vec::with_capacity(batch * queries * heads * width);
     let shared = Shared::new(out.as_mut_ptr());
     let total = batch * heads;
-    let turn =
-        (PACKED_BYTES / (8 * keys * width)).clamp(rayon::current_num_threads(), total.max(1));
+    let fitting = PACKED_BYTES / (2 * size_of::<f32>() * keys * width);
+    let turn = fitting.max(rayon::current_num_threads()).min(total);
     let blocks = queries.div_ceil(QUERIES);
     let block = queries.div_ceil(blocks);
-    for first in (0..total).step_by(turn.min(total)) {
+    for first in (0..total).step_by(turn) {
         let count = turn.min(total - first);
         let packed: Vec<Head> = (first..first + count)
             .into_par_iter()
