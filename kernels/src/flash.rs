@@ -9,6 +9,7 @@
 use crate::data::Shared;
 use crate::gemm::{Aligned, Block, KC, LDA, multiply, panel_width, with_scratch};
 use crate::isa::Isa;
+use crate::pages::vec_with_room;
 use crate::simd::{Element, Vector, dispatch, load_n, math, max_lane, store_n, sum_lanes};
 use rayon::prelude::*;
 
@@ -54,7 +55,7 @@ pub(crate) fn flash<T: Element>(isa: Isa, inputs: &Inputs<'_, T>, sizes: Sizes) 
         heads,
         width,
     } = sizes;
-    let mut out: Vec<f32> = Vec::with_capacity(batch * queries * heads * width);
+    let mut out: Vec<f32> = vec_with_room(batch * queries * heads * width);
     let shared = Shared::new(out.as_mut_ptr());
     let total = batch * heads;
     let fitting = PACKED_BYTES / (2 * size_of::<f32>() * keys * width);
@@ -164,7 +165,9 @@ unsafe fn attend<T: Element>(
             for (s, part) in x.chunks(KC).enumerate() {
                 let dst = &mut q[s * slab + r * LDA..][..part.len()];
                 T::widen(part, dst);
-                dst.iter_mut().for_each(|x| *x *= inputs.scale);
+                for x in dst {
+                    *x *= inputs.scale;
+                }
             }
         }
         let mut running = [Running::default(); QUERIES];
