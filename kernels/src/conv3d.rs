@@ -9,9 +9,11 @@
 //! On the CPU this is a matrix product of pixels by (dt, di, dj, c): the weight is packed in that order when the
 //! layer is built, in its own dtype, and the tensor is let go; windows are gathered block by block into
 //! scratch memory (`gather.rs`), where history, padding and doubling are resolved.
+//! A 3x3 window over a doubled input is taken apart into four 2x2 windows (`doubled.rs`).
 
 use crate::check;
 use crate::data::{Floats, View, per_dtype, tensor};
+use crate::doubled::Doubled;
 use crate::gather::Windows;
 use crate::gemm::{Finish, Packed, gemm};
 use crate::simd::Element;
@@ -55,7 +57,7 @@ pub struct Conv3d {
 enum Weight {
     /// On the CPU.
     Packed {
-        weight: Arc<Packed>,
+        weight: Arc<Matrix>,
         bias: Option<Arc<[f32]>>,
     },
     /// On other devices.
@@ -63,6 +65,18 @@ enum Weight {
         weight: Tensor,
         bias: Option<Tensor>,
     },
+}
+
+/// The weight as the right-hand side of matrix products.
+#[derive(Debug)]
+enum Matrix {
+    Whole(Packed),
+    Doubled(Doubled),
+}
+
+/// Where column (tap, c) of the product stands in a row [C, taps] of the weight.
+pub(crate) fn column(cin: usize, taps: usize) -> impl Fn(usize) -> usize + Sync {
+    move |k| k % cin * taps + k / cin
 }
 
 /// Sizes of the kernel: channels out and in, and the window.
@@ -101,11 +115,14 @@ impl Conv3d {
         let weight = if weight.device().is_cpu() {
             let bias =
                 bias.map(|b| Ok::<_, candle_core::Error>(Floats::new(&b)?.as_slice().into()));
-            let taps = kt * kh * kw;
-            // Column (tap, c) of the product is element (c, tap) of the weight's row.
-            let packed = Packed::new(&weight.contiguous()?, cout, |k| k % cin * taps + k / cin)?;
+            let matrix = if Doubled::applies(geometry, cfg) {
+                Matrix::Doubled(Doubled::new(&weight, geometry)?)
+            } else {
+                let weight = weight.contiguous()?;
+                Matrix::Whole(Packed::new(&weight, cout, column(cin, kt * kh * kw))?)
+            };
             Weight::Packed {
-                weight: Arc::new(packed),
+                weight: Arc::new(matrix),
                 bias: bias.transpose()?,
             }
         } else {
@@ -157,7 +174,10 @@ impl Conv3d {
                         geometry: self.geometry,
                         cfg: self.cfg,
                     };
-                    gemm(&windows, weight, &finish)
+                    match &**weight {
+                        Matrix::Whole(packed) => gemm(&windows, packed, &finish),
+                        Matrix::Doubled(doubled) => doubled.forward(&windows, &finish),
+                    }
                 });
                 tensor(y, &out, x.dtype())
             }

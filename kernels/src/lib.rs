@@ -15,6 +15,7 @@ mod channel_norm;
 mod check;
 mod conv3d;
 mod data;
+mod doubled;
 mod flash;
 mod gather;
 mod gemm;

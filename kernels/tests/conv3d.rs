@@ -214,6 +214,42 @@ fn the_geometries_of_the_vae() {
 }
 
 #[test]
+fn doubled_input_of_any_size() {
+    let cfg = Conv3dConfig {
+        pad: [1; 4],
+        pad_front: 2,
+        upsample2x: true,
+        ..Conv3dConfig::default()
+    };
+    for (t, h, w) in [(1, 1, 1), (2, 1, 4), (1, 5, 2), (3, 4, 3)] {
+        let (x, history) = (random(&[t, h, w, 20], 1), random(&[1, h, w, 20], 2));
+        let (weight, bias) = (random(&[34, 20, 3, 3, 3], 3), random(&[34], 4));
+        check(&x, Some(&history), &weight, Some(&bias), cfg);
+        check(
+            &x,
+            None,
+            &weight,
+            None,
+            Conv3dConfig {
+                stride: [2, 1, 1],
+                ..cfg
+            },
+        );
+        // Not the 3x3 window with padding 1: read doubled instead of taken apart.
+        check(
+            &x,
+            None,
+            &weight,
+            None,
+            Conv3dConfig {
+                pad: [2, 1, 1, 1],
+                ..cfg
+            },
+        );
+    }
+}
+
+#[test]
 fn narrow_channels_and_several_blocks() {
     let cfg = Conv3dConfig {
         pad: [1; 4],
