@@ -1,15 +1,15 @@
-//! Convolution over channels-last video:
-//! `y[t, i, j, o] = b[o] + sum W[o, c, dt, di, dj] x[t*st + dt - pad_front, i*sh + di - top, j*sw + dj - left, c]`
-//! plus an optional residual.
+//! Convolution over channels-last video, plus an optional residual:
+//! `y[t, i, j, o] = b[o] + sum over c, dt, di, dj of W[o, c, dt, di, dj] x[t', i', j', c]` with
+//! `t' = t*st + dt - pad_front`, `i' = i*sh + di - top`, `j' = j*sw + dj - left`.
 //!
-//! x [T, H, W, C] -> [T', H', W', C']; W [C', C, kt, kh, kw]. Covers the causal 3-D convolution of the VAE
-//! (frames before x come from `history` or are zero), 2-D convolution (kt = 1) and 1x1x1. With `upsample2x`
-//! x is read as if doubled in H and W by nearest neighbour.
+//! x [T, H, W, C] -> [T', H', W', C']; W [C', C, kt, kh, kw]. Covers the causal 3-D convolution of
+//! the VAE (frames before x come from `history` or are zero), 2-D convolution (kt = 1) and 1x1x1.
+//! With `upsample2x` x is read as if doubled in H and W by nearest neighbour.
 //!
-//! On the CPU this is a matrix product of pixels by (dt, di, dj, c): the weight is packed in that order when the
-//! layer is built, in its own dtype, and the tensor is let go; windows are gathered block by block into
-//! scratch memory (`gather.rs`), where history, padding and doubling are resolved.
-//! A 3x3 window over a doubled input is taken apart into four 2x2 windows (`doubled.rs`).
+//! On the CPU this is a matrix product of pixels by (dt, di, dj, c): the weight is packed in that
+//! order when the layer is built, in its own dtype, and the tensor is let go; windows are gathered
+//! block by block into scratch memory (`gather.rs`), where history, padding and doubling are
+//! resolved. A 3x3 window over a doubled input is taken apart into four 2x2 windows (`doubled.rs`).
 
 use crate::check;
 use crate::data::{Floats, View, per_dtype, tensor};
@@ -27,10 +27,11 @@ pub struct Conv3dConfig {
     pub stride: [usize; 3],
     /// Rows and columns of zeros: top, bottom, left, right.
     pub pad: [usize; 4],
-    /// Frames wanted in front of the input: kt - 1 for a causal convolution, 0 for none. They come from the
-    /// history as far as it reaches and are zero before that.
+    /// Frames wanted in front of the input: kt - 1 for a causal convolution, 0 for none. They come
+    /// from the history as far as it reaches and are zero before that.
     pub pad_front: usize,
-    /// Read the input as if doubled in height and width by nearest neighbour (padding applies after that).
+    /// Read the input as if doubled in height and width by nearest neighbour (padding applies after
+    /// that).
     pub upsample2x: bool,
 }
 
@@ -135,9 +136,9 @@ impl Conv3d {
         })
     }
 
-    /// Convolves `x` [T, H, W, C]. `history`: up to `pad_front` frames [h, H, W, C] that precede `x` in
-    /// time; frames still missing in front are zero. `residual` [T', H', W', C'] is added to the result.
-    /// Errors if the shapes disagree or the input is smaller than the window.
+    /// Convolves `x` [T, H, W, C]. `history`: up to `pad_front` frames [h, H, W, C] that precede
+    /// `x` in time; frames still missing in front are zero. `residual` [T', H', W', C'] is added to
+    /// the result. Errors if the shapes disagree or the input is smaller than the window.
     pub fn forward(
         &self,
         x: &Tensor,
@@ -228,7 +229,8 @@ impl Conv3d {
         for axis in 0..3 {
             if padded[axis] < kernel[axis] || x.elem_count() == 0 {
                 bail!(
-                    "conv3d: input {:?} (with padding {padded:?} in T, H, W) is smaller than the window {kernel:?}",
+                    "conv3d: input {:?} (T, H, W with padding {padded:?}) is smaller than \
+                     the window {kernel:?}",
                     x.dims()
                 );
             }

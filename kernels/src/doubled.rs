@@ -1,8 +1,10 @@
-//! Convolution 3x3 (in H and W, padding 1) of an input doubled by nearest neighbour, in 4/9 of the work.
+//! Convolution 3x3 (in H and W, padding 1) of an input doubled by nearest neighbour, in 4/9 of the
+//! work.
 //!
-//! Each result pixel (2i + p, 2j + q) sees only 2x2 input pixels, because two of three taps in a row fall on the
-//! same one. So the four phases (p, q) are four 2x2 convolutions of the input as it is, with summed weights:
-//! along one axis phase 0 has (w0, w1 + w2) at (i - 1, i), phase 1 has (w0 + w1, w2) at (i, i + 1).
+//! Each result pixel (2i + p, 2j + q) sees only 2x2 input pixels, because two of three taps in a
+//! row fall on the same one. So the four phases (p, q) are four 2x2 convolutions of the input as it
+//! is, with summed weights: along one axis phase 0 has (w0, w1 + w2) at (i - 1, i), phase 1 has (w0
+//! + w1, w2) at (i, i + 1).
 
 use crate::conv3d::{Conv3dConfig, Geometry, column};
 use crate::data::Shared;
@@ -46,7 +48,8 @@ impl Doubled {
         Ok(Self { phases })
     }
 
-    /// The result [T', 2H, 2W, C'] of the convolution described by `windows`, plus bias and residual.
+    /// The result [T', 2H, 2W, C'] of the convolution described by `windows`, plus bias and
+    /// residual.
     pub(crate) fn forward<T: Element>(
         &self,
         windows: &Windows<'_, T>,
@@ -61,7 +64,8 @@ impl Doubled {
         for (index, packed) in self.phases.iter().enumerate() {
             let (p, q) = (index / 2, index % 2);
             let cfg = Conv3dConfig {
-                // A phase 0 window begins one pixel before its own, a phase 1 window ends one after it.
+                // A phase 0 window begins one pixel before its own, a phase 1 window ends one after
+                // it.
                 pad: [1 - p, p, 1 - q, q],
                 upsample2x: false,
                 ..windows.cfg
@@ -91,7 +95,8 @@ impl Doubled {
                     let (t, i) = (line / h, line % h);
                     for (j, pixel) in values.chunks(cout).enumerate() {
                         let at = ((t * out_h + 2 * i + p) * out_w + 2 * j + q) * cout;
-                        // SAFETY: pixel (t, 2i + p, 2j + q) lies within the result and belongs to this line alone.
+                        // SAFETY: pixel (t, 2i + p, 2j + q) lies within the result and belongs to
+                        // this line alone.
                         let target = unsafe { std::slice::from_raw_parts_mut(shared.at(at), cout) };
                         match finish.residual {
                             None => target.copy_from_slice(pixel),
