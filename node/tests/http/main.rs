@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod faults;
+mod process;
 mod server;
 
 use serde_json::json;
