@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod faults;
+#[cfg(feature = "ffmpeg")]
 mod process;
 mod server;
 

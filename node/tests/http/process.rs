@@ -28,8 +28,13 @@ struct Node {
 
 fn command(model: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_leoma-node"));
-    command.args(["serve", "--port", "0", "--device", "cpu", "--model"]).arg(model);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(["serve", "--port", "0", "--device", "cpu", "--model"])
+        .arg(model);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     command
 }
 
@@ -37,11 +42,20 @@ impl Node {
     fn start(options: &[&str]) -> Self {
         let mut child = command(&TINY).args(options).spawn().unwrap();
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
         let address = line.trim().strip_prefix("listening on http://");
-        let address = address.unwrap_or_else(|| panic!("{line:?}")).parse().unwrap();
+        let address = address
+            .unwrap_or_else(|| panic!("{line:?}"))
+            .parse()
+            .unwrap();
         let log = child.stderr.take();
-        Self { child, address, log }
+        Self {
+            child,
+            address,
+            log,
+        }
     }
 
     fn generate(&self, body: &serde_json::Value) -> Reply {
@@ -51,7 +65,13 @@ impl Node {
 
     fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-s", name, &id]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args(["-s", name, &id])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 
     /// Waits for the end; returns the exit code and the log.
@@ -75,7 +95,6 @@ impl Drop for Node {
 }
 
 #[test]
-#[cfg(feature = "ffmpeg")]
 fn the_true_request_gets_a_true_clip() {
     let node = Node::start(&[]);
     let body = json!({
@@ -92,13 +111,24 @@ fn the_true_request_gets_a_true_clip() {
     let file = tempfile::NamedTempFile::with_suffix(".mp4").unwrap();
     std::fs::write(file.path(), &reply.body).unwrap();
     let probe = Command::new("ffprobe")
-        .args(["-v", "error", "-select_streams", "v:0", "-count_frames", "-of", "csv=p=0"])
+        .args([
+            "-v",
+            "error",
+            "-select_streams",
+            "v:0",
+            "-count_frames",
+            "-of",
+            "csv=p=0",
+        ])
         .args(["-show_entries"])
         .arg("stream=codec_name,width,height,pix_fmt,r_frame_rate,nb_read_frames")
         .arg(file.path())
         .output()
         .unwrap();
-    assert_eq!(String::from_utf8_lossy(&probe.stdout).trim(), "h264,96,64,yuv420p,16/1,5");
+    assert_eq!(
+        String::from_utf8_lossy(&probe.stdout).trim(),
+        "h264,96,64,yuv420p,16/1,5"
+    );
 
     // The same request again gives the same file; another seed another one.
     assert_eq!(node.generate(&body).body, reply.body);
@@ -116,7 +146,10 @@ fn the_true_request_gets_a_true_clip() {
     node.signal("TERM");
     let (code, log) = node.end();
     assert_eq!(code, Some(0), "{log}");
-    assert!(log.contains("job done") && !log.contains("secret wish"), "{log}");
+    assert!(
+        log.contains("job done") && !log.contains("secret wish"),
+        "{log}"
+    );
 }
 
 #[test]
@@ -161,7 +194,11 @@ fn a_running_job_is_cancelled_by_its_client_and_by_shutdown() {
 fn an_unusable_start_is_refused_with_exit_code_2() {
     let empty = tempfile::tempdir().unwrap();
     let refused = |command: &mut Command| -> String {
-        let Output { status, stdout, stderr } = command.output().unwrap();
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = command.output().unwrap();
         let stderr = String::from_utf8_lossy(&stderr).into_owned();
         assert_eq!(status.code(), Some(2), "{stderr}");
         assert!(stdout.is_empty());
@@ -176,6 +213,8 @@ fn an_unusable_start_is_refused_with_exit_code_2() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let mut again = Command::new(env!("CARGO_BIN_EXE_leoma-node"));
-    again.args(["serve", "--device", "cpu", "--port", &port, "--model"]).arg(&*TINY);
+    again
+        .args(["serve", "--device", "cpu", "--port", &port, "--model"])
+        .arg(&*TINY);
     assert!(refused(&mut again).contains(&port));
 }

@@ -67,7 +67,11 @@ impl Admission for Checks {
             size_multiple: [32, 32],
         };
         let limits = ImageLimits::default();
-        let image = request.image.as_deref().map(|bytes| decode(bytes, &limits)).transpose()?;
+        let image = request
+            .image
+            .as_deref()
+            .map(|bytes| decode(bytes, &limits))
+            .transpose()?;
         let size = image.as_ref().map(|image| [image.height(), image.width()]);
         let settings = resolve(request, Preset::Leoma, &model, size)?;
         Ok(Job { settings, image })
@@ -111,7 +115,10 @@ impl Backend for Scripted {
             }
             _ => {}
         }
-        Ok(Clip { mp4: MP4.to_vec(), effective: job.effective() })
+        Ok(Clip {
+            mp4: MP4.to_vec(),
+            effective: job.effective(),
+        })
     }
 }
 
