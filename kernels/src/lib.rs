@@ -21,6 +21,7 @@ mod gemm;
 mod isa;
 mod layer_norm;
 mod linear;
+mod pages;
 mod residual;
 mod rms_norm;
 mod rope;

@@ -3,6 +3,7 @@
 
 use crate::data::{Slice, View};
 use crate::isa::Isa;
+use crate::pages::vec_with_room;
 use crate::simd::Element;
 use candle_core::{DType, Device, Result, Tensor};
 use half::{bf16, f16};
@@ -55,7 +56,7 @@ pub(crate) fn map_rows(
         DType::BF16 => Tensor::from_vec(map_half::<bf16>(len, step, run), shape, &Device::Cpu),
         DType::F16 => Tensor::from_vec(map_half::<f16>(len, step, run), shape, &Device::Cpu),
         _ => {
-            let mut out: Vec<f32> = Vec::with_capacity(len);
+            let mut out: Vec<f32> = vec_with_room(len);
             for_chunks(&mut out.spare_capacity_mut()[..len], step, |index, part| {
                 run(index, part.as_mut_ptr().cast(), &mut Default::default());
             });

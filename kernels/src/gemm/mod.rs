@@ -14,6 +14,7 @@ pub(crate) use tile::{Block, multiply, panel_width};
 
 use crate::Activation;
 use crate::data::{Shared, per_dtype};
+use crate::pages::vec_with_room;
 use crate::simd::Element;
 use rayon::prelude::*;
 use std::cell::Cell;
@@ -89,7 +90,7 @@ fn run<S: Source, B: Element>(
     let isa = packed.isa();
     let (m, n, k) = (source.rows(), packed.n(), packed.k());
     let width = panel_width(isa);
-    let mut out: Vec<f32> = Vec::with_capacity(m * n);
+    let mut out: Vec<f32> = vec_with_room(m * n);
     if m * n == 0 {
         return out;
     }

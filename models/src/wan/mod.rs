@@ -2,6 +2,8 @@
 
 mod config;
 pub mod transformer;
+pub mod vae;
 
 pub use config::{TransformerConfig, VaeConfig};
 pub use transformer::WanTransformer3d;
+pub use vae::AutoencoderKlWan;

@@ -142,7 +142,9 @@ impl MediaError {
     }
 
     pub(super) fn size(message: impl Into<String>) -> Self {
-        Self::Size { message: message.into() }
+        Self::Size {
+            message: message.into(),
+        }
     }
 
     /// Sorts an error met while writing `path`.

@@ -54,15 +54,18 @@ pub fn frames_to_u8(
         return Ok(bytes);
     }
     // [3, F, H, W] -> [F, H, W, 3], a row of W pixels at a time.
-    bytes.par_chunks_mut(3 * width).enumerate().for_each(|(row, out)| {
-        let start = row * width;
-        for channel in 0..3 {
-            let source = &values[channel * plane + start..][..width];
-            for (pixel, &value) in out.chunks_exact_mut(3).zip(source) {
-                pixel[channel] = rounding.quantise(value);
+    bytes
+        .par_chunks_mut(3 * width)
+        .enumerate()
+        .for_each(|(row, out)| {
+            let start = row * width;
+            for channel in 0..3 {
+                let source = &values[channel * plane + start..][..width];
+                for (pixel, &value) in out.chunks_exact_mut(3).zip(source) {
+                    pixel[channel] = rounding.quantise(value);
+                }
             }
-        }
-    });
+        });
     Ok(bytes)
 }
 
@@ -107,8 +110,15 @@ mod tests {
             }
         }
         let bytes = frames_to_u8(&values, 2, 1, 2, Rounding::Round).unwrap();
-        assert_eq!(bytes, [0, 100, 200, 1, 101, 201, 10, 110, 210, 11, 111, 211]);
+        assert_eq!(
+            bytes,
+            [0, 100, 200, 1, 101, 201, 10, 110, 210, 11, 111, 211]
+        );
         assert!(frames_to_u8(&values, 2, 1, 3, Rounding::Round).is_err());
-        assert!(frames_to_u8(&[], 0, 4, 4, Rounding::Round).unwrap().is_empty());
+        assert!(
+            frames_to_u8(&[], 0, 4, 4, Rounding::Round)
+                .unwrap()
+                .is_empty()
+        );
     }
 }

@@ -28,7 +28,9 @@ pub fn write_png(path: &Path, width: u32, height: u32, rgb: &[u8]) -> Result<()>
         .write_image(rgb, width, height, ExtendedColorType::Rgb8)
         .map_err(|error| match error {
             image::ImageError::IoError(source) => MediaError::writing(path, source),
-            other => MediaError::Encode { message: format!("PNG: {other}") },
+            other => MediaError::Encode {
+                message: format!("PNG: {other}"),
+            },
         });
     let flushed = writer.flush();
     drop(writer);

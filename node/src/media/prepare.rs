@@ -103,7 +103,11 @@ pub fn prepare(
             to_planes(&cover(image, height, width)?)
         }
     };
-    Ok(PreparedImage { pixels, height, width })
+    Ok(PreparedImage {
+        pixels,
+        height,
+        width,
+    })
 }
 
 /// Python's `//` on floats.
@@ -142,8 +146,16 @@ fn official_5b_size(area: f64, image_h: f64, image_w: f64) -> (usize, usize) {
     // A candidate with an empty side gives an infinite or undefined misfit and loses.
     let a = misfit(width_a, height_a);
     let b = misfit(width_b, height_b);
-    let (w, h) = if a < b || b.is_nan() { (width_a, height_a) } else { (width_b, height_b) };
-    if w.is_finite() && h.is_finite() { (h as usize, w as usize) } else { (0, 0) }
+    let (w, h) = if a < b || b.is_nan() {
+        (width_a, height_a)
+    } else {
+        (width_b, height_b)
+    };
+    if w.is_finite() && h.is_finite() {
+        (h as usize, w as usize)
+    } else {
+        (0, 0)
+    }
 }
 
 /// Lanczos to the smallest size that covers height x width, then the middle of it.
@@ -178,7 +190,7 @@ fn to_planes(image: &RgbImage8) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::float_cmp)]
     use super::*;
 
     /// Input, I2V-A14B at 832x480, at 1280x720, TI2V-5B at 1280x704; all as width, height.
@@ -200,9 +212,21 @@ mod tests {
                 let (h, w) = rule.output_size(h, w, height, width).unwrap();
                 (w, h)
             };
-            assert_eq!(size(ImagePreparation::OfficialA14b, 480, 832), a480, "{w}x{h} at 480p");
-            assert_eq!(size(ImagePreparation::OfficialA14b, 720, 1280), a720, "{w}x{h} at 720p");
-            assert_eq!(size(ImagePreparation::Official5b, 704, 1280), b704, "{w}x{h} 5B");
+            assert_eq!(
+                size(ImagePreparation::OfficialA14b, 480, 832),
+                a480,
+                "{w}x{h} at 480p"
+            );
+            assert_eq!(
+                size(ImagePreparation::OfficialA14b, 720, 1280),
+                a720,
+                "{w}x{h} at 720p"
+            );
+            assert_eq!(
+                size(ImagePreparation::Official5b, 704, 1280),
+                b704,
+                "{w}x{h} 5B"
+            );
         }
     }
 
@@ -235,7 +259,10 @@ mod tests {
     #[test]
     fn cover_cuts_evenly() {
         // Three vertical stripes; covering a square keeps the middle of the wide picture.
-        let row: Vec<u8> = [10u8, 128, 250].iter().flat_map(|&v| vec![v; 3 * 16]).collect();
+        let row: Vec<u8> = [10u8, 128, 250]
+            .iter()
+            .flat_map(|&v| vec![v; 3 * 16])
+            .collect();
         let image = RgbImage8::new(48, 16, row.repeat(16)).unwrap();
         let prepared = prepare(&image, ImagePreparation::CoverCrop, 16, 16).unwrap();
         let middle = 2.0 * (128.0f32 / 255.0) - 1.0;

@@ -24,14 +24,20 @@ impl Pending {
             return Err(MediaError::writing(target, source));
         }
         let file = temporary(folder(target)).map_err(|e| MediaError::writing(target, e))?;
-        Ok(Self { file, target: target.to_owned() })
+        Ok(Self {
+            file,
+            target: target.to_owned(),
+        })
     }
 
     /// Opens a temporary file in `folder` that is read back and never published.
     #[cfg(feature = "ffmpeg")]
     pub(super) fn within(folder: &Path) -> Result<Self> {
         let file = temporary(folder).map_err(|e| MediaError::writing(folder, e))?;
-        Ok(Self { file, target: folder.to_owned() })
+        Ok(Self {
+            file,
+            target: folder.to_owned(),
+        })
     }
 
     /// Where the bytes go for now.
@@ -45,6 +51,7 @@ impl Pending {
         self.file.as_file_mut()
     }
 
+    #[cfg(feature = "ffmpeg")]
     /// The name the file will have, for messages.
     pub(super) fn target(&self) -> &Path {
         &self.target
@@ -58,8 +65,11 @@ impl Pending {
     /// Writes everything to the disk and renames; replaces a file of that name.
     pub(super) fn publish(self) -> Result<PathBuf> {
         let Self { file, target } = self;
-        file.as_file().sync_all().map_err(|e| MediaError::writing(&target, e))?;
-        file.persist(&target).map_err(|e| MediaError::writing(&target, e.error))?;
+        file.as_file()
+            .sync_all()
+            .map_err(|e| MediaError::writing(&target, e))?;
+        file.persist(&target)
+            .map_err(|e| MediaError::writing(&target, e.error))?;
         // The rename itself survives a power cut only when the folder is written too. Some file
         // systems refuse to sync a folder; the file is whole either way.
         if let Ok(folder) = File::open(folder(&target)) {

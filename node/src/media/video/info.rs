@@ -27,7 +27,10 @@ pub(super) fn initialise() -> Result<()> {
 /// The library reads names as addresses; the prefix keeps names with a colon what they are.
 pub(super) fn file_url(path: &Path) -> Result<PathBuf> {
     let name = path.to_str().ok_or_else(|| {
-        MediaError::size(format!("{}: choose a folder whose name is valid UTF-8", path.display()))
+        MediaError::size(format!(
+            "{}: choose a folder whose name is valid UTF-8",
+            path.display()
+        ))
     })?;
     Ok(PathBuf::from(format!("file:{name}")))
 }
@@ -38,8 +41,10 @@ pub(super) fn file_url(path: &Path) -> Result<PathBuf> {
 /// [`MediaError::Video`] when the file cannot be read as video.
 pub fn read_video_info(path: &Path) -> Result<VideoInfo> {
     initialise()?;
-    let failed =
-        |message: String| MediaError::Video { path: path.to_owned(), message };
+    let failed = |message: String| MediaError::Video {
+        path: path.to_owned(),
+        message,
+    };
     let mut input =
         format::input(&file_url(path)?).map_err(|e: ffmpeg::Error| failed(e.to_string()))?;
     let stream = input
@@ -54,8 +59,11 @@ pub fn read_video_info(path: &Path) -> Result<VideoInfo> {
         .and_then(|context| context.decoder().video())
         .map_err(|e| failed(e.to_string()))?;
     let pixel: Pixel = decoder.format();
-    let metadata =
-        input.metadata().iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    let metadata = input
+        .metadata()
+        .iter()
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect();
 
     let mut frames = 0;
     let mut packet = Packet::empty();
@@ -69,10 +77,15 @@ pub fn read_video_info(path: &Path) -> Result<VideoInfo> {
     Ok(VideoInfo {
         width: decoder.width(),
         height: decoder.height(),
-        fps: Fps { num: rate.numerator() as u32, den: rate.denominator() as u32 },
+        fps: Fps {
+            num: rate.numerator() as u32,
+            den: rate.denominator() as u32,
+        },
         frames,
         codec,
-        pix_fmt: pixel.descriptor().map_or_else(|| "unknown".into(), |d| d.name().to_owned()),
+        pix_fmt: pixel
+            .descriptor()
+            .map_or_else(|| "unknown".into(), |d| d.name().to_owned()),
         color_space: decoder.color_space().name().unwrap_or("unknown").to_owned(),
         metadata,
     })

@@ -6,8 +6,8 @@
 //! reads tags is right; and tools that ignore them and assume BT.601 (OpenCV, most Python loaders) are
 //! right as well, which they would not be with BT.709.
 //!
-//! **Same input, same file.** The number of encoder threads is fixed, since it changes x264's decisions;
-//! no dates and no library versions are written by the muxer. Files still differ between versions
+//! **Same input, same file.** The number of encoder threads is fixed, since it changes x264's decisions,
+//! and its macroblock tree is off, since it depends on stray memory; no dates and no library versions are written by the muxer. Files still differ between versions
 //! of libx264, which also notes its version and settings in the stream.
 //!
 //! Binaries built with the feature `ffmpeg` load libx264 and are then under the GPL as a whole.
@@ -80,7 +80,13 @@ impl Mp4Options {
     /// [`MediaError::Size`] naming the field.
     pub fn validate(&self) -> Result<()> {
         const MAX_SIDE: u32 = 16_384;
-        let Self { width, height, fps, crf, .. } = self;
+        let Self {
+            width,
+            height,
+            fps,
+            crf,
+            ..
+        } = self;
         for (name, side) in [("width", *width), ("height", *height)] {
             if side == 0 || side % 2 != 0 || side > MAX_SIDE {
                 return Err(MediaError::size(format!(
@@ -94,7 +100,9 @@ impl Mp4Options {
             )));
         }
         if *crf > 51 {
-            return Err(MediaError::size(format!("crf: {crf} is out of range: choose 0 to 51")));
+            return Err(MediaError::size(format!(
+                "crf: {crf} is out of range: choose 0 to 51"
+            )));
         }
         Ok(())
     }

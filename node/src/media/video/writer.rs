@@ -96,10 +96,15 @@ impl Mp4Writer {
             ..threading::Config::default()
         });
         // MP4 keeps the parameter sets in its header.
-        video.set_flags(codec::Flags::GLOBAL_HEADER | codec::Flags::BITEXACT);
+        video.set_flags(
+            codec::Flags::GLOBAL_HEADER | codec::Flags::CLOSED_GOP | codec::Flags::BITEXACT,
+        );
         let crf = options.crf.to_string();
+        // x264's macroblock tree reads memory it never wrote (seen in core 164: files change with what
+        // the allocator hands out), so it stays off: the same frames make the same file.
+        let settings = [("preset", "medium"), ("crf", crf.as_str()), ("mbtree", "0")];
         let encoder = video
-            .open_as_with(codec, [("preset", "medium"), ("crf", crf.as_str())].iter().collect())
+            .open_as_with(codec, settings.iter().collect())
             .map_err(failed)?;
 
         {
@@ -115,10 +120,22 @@ impl Mp4Writer {
             metadata.set(&key.replace('\0', ""), &value.replace('\0', "\u{fffd}"));
         }
         output.set_metadata(metadata);
-        let mux = [("movflags", "+faststart+use_metadata_tags"), ("fflags", "+bitexact")];
-        output.write_header_with(mux.iter().collect()).map_err(failed)?;
+        let mux = [
+            ("movflags", "+faststart+use_metadata_tags"),
+            ("fflags", "+bitexact"),
+        ];
+        output
+            .write_header_with(mux.iter().collect())
+            .map_err(failed)?;
         let options = options.clone();
-        Ok(Self { output, encoder, pending, options, tick, frames: 0 })
+        Ok(Self {
+            output,
+            encoder,
+            pending,
+            options,
+            tick,
+            frames: 0,
+        })
     }
 
     /// Frames pushed so far.
@@ -160,8 +177,14 @@ impl Mp4Writer {
         loop {
             match self.encoder.receive_packet(&mut packet) {
                 Ok(()) => {}
-                Err(ffmpeg::Error::Eof) => return Ok(()),
-                Err(ffmpeg::Error::Other { errno: libc::EAGAIN }) => return Ok(()),
+                Err(
+                    ffmpeg::Error::Eof
+                    | ffmpeg::Error::Other {
+                        errno: libc::EAGAIN,
+                    },
+                ) => {
+                    return Ok(());
+                }
                 Err(error) => return Err(sort(error, &self.pending, "encoding")),
             }
             packet.set_stream(0);
@@ -178,12 +201,24 @@ impl Mp4Writer {
     /// Ends the stream and closes the file; what remains is the whole, unpublished file.
     fn close(mut self) -> Result<(Pending, usize)> {
         if self.frames == 0 {
-            return Err(MediaError::size("a video needs at least one frame, got none"));
+            return Err(MediaError::size(
+                "a video needs at least one frame, got none",
+            ));
         }
-        self.encoder.send_eof().map_err(|e| sort(e, &self.pending, "ending the stream"))?;
+        self.encoder
+            .send_eof()
+            .map_err(|e| sort(e, &self.pending, "ending the stream"))?;
         self.drain()?;
-        self.output.write_trailer().map_err(|e| sort(e, &self.pending, "writing the index"))?;
-        let Self { output, encoder, pending, frames, .. } = self;
+        self.output
+            .write_trailer()
+            .map_err(|e| sort(e, &self.pending, "writing the index"))?;
+        let Self {
+            output,
+            encoder,
+            pending,
+            frames,
+            ..
+        } = self;
         drop(output);
         drop(encoder);
         Ok((pending, frames))
@@ -196,9 +231,17 @@ impl Mp4Writer {
     /// nothing is left behind then, and an older file of that name is untouched.
     pub fn finish(self) -> Result<WrittenVideo> {
         let (mut pending, frames) = self.close()?;
-        let bytes = pending.file().metadata().map_err(|e| pending.error(e))?.len();
+        let bytes = pending
+            .file()
+            .metadata()
+            .map_err(|e| pending.error(e))?
+            .len();
         let path = pending.publish()?;
-        Ok(WrittenVideo { path, bytes, frames })
+        Ok(WrittenVideo {
+            path,
+            bytes,
+            frames,
+        })
     }
 
     /// Completes the file, removes it and returns its bytes.
@@ -212,12 +255,32 @@ impl Mp4Writer {
 
 fn fill(picture: &mut frame::Video, rgb: &[u8], width: usize, height: usize) {
     let stride = picture.stride(0);
-    yuv::luma(rgb, width, height, Plane { data: picture.data_mut(0), stride });
+    yuv::luma(
+        rgb,
+        width,
+        height,
+        Plane {
+            data: picture.data_mut(0),
+            stride,
+        },
+    );
     // The safe interface lends one plane at a time; the second goes through a buffer.
     let (cb_stride, cr_stride) = (picture.stride(1), picture.stride(2));
     let mut cr = vec![0u8; cr_stride * height / 2];
-    let cb = Plane { data: picture.data_mut(1), stride: cb_stride };
-    yuv::chroma(rgb, width, height, cb, Plane { data: &mut cr, stride: cr_stride });
+    let cb = Plane {
+        data: picture.data_mut(1),
+        stride: cb_stride,
+    };
+    yuv::chroma(
+        rgb,
+        width,
+        height,
+        cb,
+        Plane {
+            data: &mut cr,
+            stride: cr_stride,
+        },
+    );
     let plane = picture.data_mut(2);
     let bytes = plane.len().min(cr.len());
     plane[..bytes].copy_from_slice(&cr[..bytes]);
@@ -228,6 +291,8 @@ fn sort(error: ffmpeg::Error, pending: &Pending, step: &str) -> MediaError {
         ffmpeg::Error::Other { errno } if errno != libc::EINVAL && errno != libc::ENOMEM => {
             pending.error(io::Error::from_raw_os_error(errno))
         }
-        other => MediaError::Encode { message: format!("{step}: {other}") },
+        other => MediaError::Encode {
+            message: format!("{step}: {other}"),
+        },
     }
 }

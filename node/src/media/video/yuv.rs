@@ -17,6 +17,7 @@ fn dot(weights: [i32; 3], rgb: [i32; 3]) -> i32 {
 }
 
 /// One plane of a frame: its bytes and the distance between rows.
+#[derive(Debug)]
 pub(super) struct Plane<'a> {
     pub(super) data: &'a mut [u8],
     pub(super) stride: usize,
@@ -24,9 +25,8 @@ pub(super) struct Plane<'a> {
 
 /// Fills the luma plane from `[height, width, 3]` bytes.
 pub(super) fn luma(rgb: &[u8], width: usize, height: usize, plane: Plane<'_>) {
-    plane
-        .data
-        .par_chunks_mut(plane.stride)
+    let Plane { data, stride } = plane;
+    data.par_chunks_mut(stride)
         .zip(rgb.par_chunks_exact(3 * width))
         .take(height)
         .for_each(|(out, row)| {
@@ -41,9 +41,16 @@ pub(super) fn luma(rgb: &[u8], width: usize, height: usize, plane: Plane<'_>) {
 pub(super) fn chroma(rgb: &[u8], width: usize, height: usize, cb: Plane<'_>, cr: Plane<'_>) {
     // Sums of eight samples: 2^3 more than the weights' 2^16.
     let round = |weights, sums| ((dot(weights, sums) + (128 << 19) + (1 << 18)) >> 19) as u8;
-    cb.data
-        .par_chunks_mut(cb.stride)
-        .zip(cr.data.par_chunks_mut(cr.stride))
+    let Plane {
+        data: cb,
+        stride: cb_stride,
+    } = cb;
+    let Plane {
+        data: cr,
+        stride: cr_stride,
+    } = cr;
+    cb.par_chunks_mut(cb_stride)
+        .zip(cr.par_chunks_mut(cr_stride))
         .zip(rgb.par_chunks_exact(6 * width))
         .take(height / 2)
         .for_each(|((cb, cr), rows)| {
@@ -72,11 +79,33 @@ mod tests {
         let mut y = vec![7; stride * height];
         let mut cb = vec![7; stride * height / 2];
         let mut cr = cb.clone();
-        luma(rgb, width, height, Plane { data: &mut y, stride });
-        let plane = Plane { data: &mut cb, stride };
-        chroma(rgb, width, height, plane, Plane { data: &mut cr, stride });
+        luma(
+            rgb,
+            width,
+            height,
+            Plane {
+                data: &mut y,
+                stride,
+            },
+        );
+        let plane = Plane {
+            data: &mut cb,
+            stride,
+        };
+        chroma(
+            rgb,
+            width,
+            height,
+            plane,
+            Plane {
+                data: &mut cr,
+                stride,
+            },
+        );
         let crop = |data: Vec<u8>, w: usize| {
-            data.chunks(stride).flat_map(|row| row[..w].to_vec()).collect()
+            data.chunks(stride)
+                .flat_map(|row| row[..w].to_vec())
+                .collect()
         };
         [crop(y, width), crop(cb, width / 2), crop(cr, width / 2)]
     }
@@ -93,7 +122,10 @@ mod tests {
         for (rgb, expected) in colours {
             let planes = convert(&rgb.repeat(8), 4, 2);
             for (plane, value) in planes.iter().zip(expected) {
-                assert!(plane.iter().all(|v| *v == value), "{rgb:?}: {plane:?}, not {value}");
+                assert!(
+                    plane.iter().all(|v| *v == value),
+                    "{rgb:?}: {plane:?}, not {value}"
+                );
             }
         }
     }
@@ -120,12 +152,12 @@ mod tests {
     #[test]
     fn chroma_sits_on_the_left_column() {
         // Black except a red column at x = 2: the second sample weighs it by one half, the first not.
-        let mut row = vec![0u8; 3 * 6];
+        let mut row = [0u8; 3 * 6];
         row[6] = 255;
         let [_, _, cr] = convert(&row.repeat(2), 6, 2);
         assert_eq!(cr, [128, 184, 128]);
         // A red column at x = 1 reaches both neighbours by a quarter.
-        let mut row = vec![0u8; 3 * 6];
+        let mut row = [0u8; 3 * 6];
         row[3] = 255;
         let [_, _, cr] = convert(&row.repeat(2), 6, 2);
         assert_eq!(cr, [156, 156, 128]);

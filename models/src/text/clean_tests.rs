@@ -1,0 +1,3 @@
+use super::clean_prompt;
+#[test]
+fn smoke() { assert_eq!(clean_prompt(" a  b "), "a b"); }

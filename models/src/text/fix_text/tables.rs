@@ -1,0 +1,479 @@
+//! Character tables: which characters take part in mojibake and how, and the upper halves of the
+//! single-byte encodings that cause it.
+//!
+//! The sets are those of ftfy 6.3.1, written as inclusive ranges of code points; the encodings are the
+//! standard ones, with unassigned bytes standing for the C1 control of the same number.
+
+/// Inclusive ranges of code points.
+pub(super) type Ranges = &'static [(u32, u32)];
+
+/// Occurs in ordinary text and in mojibake alike.
+pub(super) const COMMON: Ranges = &[
+    (0xa0, 0xa0),
+    (0xad, 0xad),
+    (0xb4, 0xb4),
+    (0xb7, 0xb7),
+    (0x2013, 0x2015),
+    (0x2019, 0x2019),
+    (0x2026, 0x2026),
+];
+
+/// C1 controls.
+pub(super) const C1: Ranges = &[(0x80, 0x9f)];
+
+/// Hardly ever meant.
+pub(super) const BAD: Ranges = &[
+    (0xa4, 0xa4),
+    (0xa6, 0xa6),
+    (0xa8, 0xa8),
+    (0xaa, 0xaa),
+    (0xac, 0xac),
+    (0xaf, 0xaf),
+    (0xb8, 0xb8),
+    (0xba, 0xba),
+    (0x192, 0x192),
+    (0x2c6, 0x2c7),
+    (0x2d8, 0x2d8),
+    (0x2db, 0x2dc),
+    (0x2020, 0x2021),
+    (0x2030, 0x2030),
+    (0x2310, 0x2310),
+    (0x25ca, 0x25ca),
+    (0xfffd, 0xfffd),
+];
+
+/// Signs of legal texts.
+pub(super) const LAW: Ranges = &[(0xa7, 0xa7), (0xb6, 0xb6)];
+
+/// Currency signs.
+pub(super) const CURRENCY: Ranges = &[
+    (0xa2, 0xa3),
+    (0xa5, 0xa5),
+    (0x20a7, 0x20a7),
+    (0x20ac, 0x20ac),
+];
+
+/// Opens something.
+pub(super) const START_PUNCTUATION: Ranges = &[
+    (0xa1, 0xa1),
+    (0xa9, 0xa9),
+    (0xab, 0xab),
+    (0xbf, 0xbf),
+    (0x384, 0x385),
+    (0x2018, 0x2018),
+    (0x201a, 0x201a),
+    (0x201c, 0x201c),
+    (0x201e, 0x201e),
+    (0x2022, 0x2022),
+    (0x2039, 0x2039),
+    (0xf8ff, 0xf8ff),
+];
+
+/// Closes something.
+pub(super) const END_PUNCTUATION: Ranges = &[
+    (0xae, 0xae),
+    (0xbb, 0xbb),
+    (0x2dd, 0x2dd),
+    (0x201d, 0x201d),
+    (0x203a, 0x203a),
+    (0x2122, 0x2122),
+];
+
+/// Mathematical signs and raised digits.
+pub(super) const NUMERIC: Ranges = &[
+    (0xb1, 0xb3),
+    (0xb5, 0xb5),
+    (0xb9, 0xb9),
+    (0xbc, 0xbe),
+    (0xd7, 0xd7),
+    (0xf7, 0xf7),
+    (0x2044, 0x2044),
+    (0x2116, 0x2116),
+    (0x2202, 0x2202),
+    (0x2206, 0x2206),
+    (0x220f, 0x220f),
+    (0x2211, 0x2211),
+    (0x221a, 0x221a),
+    (0x221e, 0x221e),
+    (0x2229, 0x2229),
+    (0x222b, 0x222b),
+    (0x2248, 0x2248),
+    (0x2260, 0x2261),
+    (0x2264, 0x2265),
+];
+
+/// Letters that also make faces.
+pub(super) const KAOMOJI: Ranges = &[
+    (0xb0, 0xb0),
+    (0xd2, 0xd6),
+    (0xd9, 0xdc),
+    (0xf2, 0xf6),
+    (0xf8, 0xfc),
+    (0x14c, 0x14c),
+    (0x150, 0x150),
+    (0x16a, 0x16a),
+    (0x172, 0x172),
+];
+
+/// Accented capitals.
+pub(super) const UPPER_ACCENTED: Ranges = &[
+    (0xc0, 0xd1),
+    (0xd8, 0xd8),
+    (0xdc, 0xdd),
+    (0x100, 0x100),
+    (0x102, 0x102),
+    (0x104, 0x104),
+    (0x106, 0x106),
+    (0x10c, 0x10c),
+    (0x10e, 0x10e),
+    (0x110, 0x110),
+    (0x112, 0x112),
+    (0x116, 0x116),
+    (0x118, 0x118),
+    (0x11a, 0x11a),
+    (0x11e, 0x11e),
+    (0x122, 0x122),
+    (0x12a, 0x12a),
+    (0x130, 0x130),
+    (0x136, 0x136),
+    (0x139, 0x139),
+    (0x13b, 0x13b),
+    (0x13d, 0x13d),
+    (0x141, 0x141),
+    (0x143, 0x143),
+    (0x145, 0x145),
+    (0x147, 0x147),
+    (0x152, 0x152),
+    (0x158, 0x158),
+    (0x15a, 0x15a),
+    (0x15e, 0x15e),
+    (0x160, 0x160),
+    (0x162, 0x162),
+    (0x164, 0x164),
+    (0x16e, 0x16e),
+    (0x170, 0x170),
+    (0x178, 0x179),
+    (0x17b, 0x17b),
+    (0x17d, 0x17d),
+    (0x490, 0x490),
+];
+
+/// Accented small letters.
+pub(super) const LOWER_ACCENTED: Ranges = &[
+    (0xdf, 0xf1),
+    (0xfc, 0xfc),
+    (0x101, 0x101),
+    (0x103, 0x103),
+    (0x105, 0x105),
+    (0x107, 0x107),
+    (0x10d, 0x10d),
+    (0x10f, 0x10f),
+    (0x111, 0x111),
+    (0x113, 0x113),
+    (0x117, 0x117),
+    (0x119, 0x119),
+    (0x11b, 0x11b),
+    (0x11f, 0x11f),
+    (0x123, 0x123),
+    (0x12b, 0x12b),
+    (0x12f, 0x12f),
+    (0x137, 0x137),
+    (0x13a, 0x13a),
+    (0x13c, 0x13c),
+    (0x13e, 0x13e),
+    (0x142, 0x142),
+    (0x153, 0x153),
+    (0x155, 0x155),
+    (0x15b, 0x15b),
+    (0x15f, 0x15f),
+    (0x161, 0x161),
+    (0x165, 0x165),
+    (0x17a, 0x17a),
+    (0x17c, 0x17c),
+    (0x17e, 0x17e),
+    (0x491, 0x491),
+    (0xfb01, 0xfb02),
+];
+
+/// Greek and Cyrillic capitals.
+pub(super) const UPPER_COMMON: Ranges = &[
+    (0xde, 0xde),
+    (0x386, 0x386),
+    (0x388, 0x38a),
+    (0x38c, 0x38c),
+    (0x38e, 0x38f),
+    (0x391, 0x3ab),
+    (0x401, 0x42f),
+];
+
+/// Greek and Cyrillic small letters.
+pub(super) const LOWER_COMMON: Ranges = &[(0x3ac, 0x3c9), (0x430, 0x45f)];
+
+/// Box drawing.
+pub(super) const BOX: Ranges = &[
+    (0x2502, 0x2502),
+    (0x250c, 0x250c),
+    (0x2510, 0x2510),
+    (0x2518, 0x2518),
+    (0x251c, 0x251c),
+    (0x2524, 0x2524),
+    (0x252c, 0x252c),
+    (0x253c, 0x253c),
+    (0x2550, 0x256c),
+    (0x2580, 0x2580),
+    (0x2584, 0x2584),
+    (0x2588, 0x2588),
+    (0x258c, 0x258c),
+    (0x2590, 0x2593),
+];
+
+/// What a first byte of two looks like in a single-byte encoding.
+pub(super) const UTF8_FIRST_OF_2: Ranges = &[
+    (0xc2, 0xdf),
+    (0x100, 0x100),
+    (0x102, 0x102),
+    (0x106, 0x106),
+    (0x10c, 0x10c),
+    (0x10e, 0x10e),
+    (0x110, 0x110),
+    (0x112, 0x112),
+    (0x116, 0x116),
+    (0x118, 0x118),
+    (0x11a, 0x11a),
+    (0x11e, 0x11e),
+    (0x122, 0x122),
+    (0x12a, 0x12a),
+    (0x130, 0x130),
+    (0x136, 0x136),
+    (0x139, 0x139),
+    (0x13b, 0x13b),
+    (0x141, 0x141),
+    (0x143, 0x143),
+    (0x145, 0x145),
+    (0x147, 0x147),
+    (0x14c, 0x14c),
+    (0x150, 0x150),
+    (0x158, 0x158),
+    (0x15a, 0x15a),
+    (0x15e, 0x15e),
+    (0x160, 0x160),
+    (0x162, 0x162),
+    (0x16a, 0x16a),
+    (0x16e, 0x16e),
+    (0x170, 0x170),
+    (0x172, 0x172),
+    (0x179, 0x179),
+    (0x17b, 0x17b),
+    (0x17d, 0x17d),
+    (0x392, 0x3a1),
+    (0x3a3, 0x3af),
+    (0x412, 0x42f),
+];
+
+/// What a first byte of three looks like.
+pub(super) const UTF8_FIRST_OF_3: Ranges = &[
+    (0xe0, 0xef),
+    (0x101, 0x101),
+    (0x103, 0x103),
+    (0x105, 0x105),
+    (0x107, 0x107),
+    (0x10d, 0x10d),
+    (0x10f, 0x10f),
+    (0x113, 0x113),
+    (0x117, 0x117),
+    (0x119, 0x119),
+    (0x11b, 0x11b),
+    (0x123, 0x123),
+    (0x12b, 0x12b),
+    (0x12f, 0x12f),
+    (0x137, 0x137),
+    (0x13a, 0x13a),
+    (0x13c, 0x13c),
+    (0x155, 0x155),
+    (0x17a, 0x17a),
+    (0x3b0, 0x3bf),
+    (0x430, 0x43f),
+];
+
+/// What a first byte of four looks like.
+pub(super) const UTF8_FIRST_OF_4: Ranges = &[
+    (0xf0, 0xf0),
+    (0xf3, 0xf3),
+    (0x111, 0x111),
+    (0x11f, 0x11f),
+    (0x161, 0x161),
+    (0x3c0, 0x3c0),
+    (0x3c3, 0x3c3),
+    (0x440, 0x440),
+    (0x443, 0x443),
+];
+
+/// What a continuation byte looks like.
+pub(super) const UTF8_CONTINUATION: Ranges = &[
+    (0x20, 0x20),
+    (0x80, 0xbf),
+    (0xc6, 0xc6),
+    (0xd8, 0xd8),
+    (0xe6, 0xe6),
+    (0xf8, 0xf8),
+    (0x104, 0x105),
+    (0x13d, 0x13e),
+    (0x141, 0x142),
+    (0x152, 0x153),
+    (0x156, 0x157),
+    (0x15a, 0x15b),
+    (0x15e, 0x161),
+    (0x164, 0x165),
+    (0x178, 0x17e),
+    (0x192, 0x192),
+    (0x2c6, 0x2c7),
+    (0x2d8, 0x2d8),
+    (0x2db, 0x2dd),
+    (0x384, 0x386),
+    (0x388, 0x38a),
+    (0x38c, 0x38c),
+    (0x38e, 0x38f),
+    (0x401, 0x40c),
+    (0x40e, 0x40f),
+    (0x451, 0x45c),
+    (0x45e, 0x45f),
+    (0x490, 0x491),
+    (0x2013, 0x2015),
+    (0x2018, 0x201a),
+    (0x201c, 0x201e),
+    (0x2020, 0x2022),
+    (0x2026, 0x2026),
+    (0x2030, 0x2030),
+    (0x2039, 0x203a),
+    (0x20ac, 0x20ac),
+    (0x2116, 0x2116),
+    (0x2122, 0x2122),
+];
+
+/// The same without characters that often stand for themselves.
+pub(super) const UTF8_CONTINUATION_STRICT: Ranges = &[
+    (0x80, 0xbf),
+    (0xc6, 0xc6),
+    (0xd8, 0xd8),
+    (0xe6, 0xe6),
+    (0xf8, 0xf8),
+    (0x104, 0x105),
+    (0x13d, 0x13e),
+    (0x141, 0x142),
+    (0x152, 0x153),
+    (0x156, 0x157),
+    (0x15a, 0x15b),
+    (0x15e, 0x161),
+    (0x164, 0x165),
+    (0x178, 0x17e),
+    (0x192, 0x192),
+    (0x2c6, 0x2c7),
+    (0x2d8, 0x2d8),
+    (0x2db, 0x2dd),
+    (0x384, 0x386),
+    (0x388, 0x38a),
+    (0x38c, 0x38c),
+    (0x38e, 0x38f),
+    (0x401, 0x40c),
+    (0x40e, 0x40f),
+    (0x451, 0x45c),
+    (0x45e, 0x45f),
+    (0x490, 0x491),
+    (0x2020, 0x2021),
+    (0x2030, 0x2030),
+    (0x2039, 0x203a),
+    (0x20ac, 0x20ac),
+    (0x2116, 0x2116),
+    (0x2122, 0x2122),
+];
+
+/// A single-byte encoding: the characters of the bytes 0x80 to 0xff.
+#[derive(Debug)]
+pub(super) struct Encoding {
+    /// Name, as Python spells it.
+    pub(super) name: &'static str,
+    /// The 128 characters.
+    pub(super) upper: &'static str,
+    /// Unassigned bytes are passed through, and U+FFFD stands for byte 0x1a.
+    pub(super) sloppy: bool,
+}
+
+/// In the order in which they are tried.
+pub(super) const ENCODINGS: [Encoding; 10] = [
+    Encoding {
+        name: "latin-1",
+        sloppy: false,
+        upper: "\u{80}\u{81}\u{82}\u{83}\u{84}\u{85}\u{86}\u{87}\u{88}\u{89}\u{8a}\u{8b}\u{8c}\u{8d}\u{8e}\u{8f}\u{90}\u{91}\u{92}\u{93}\u{94}\u{95}\u{96}\u{97}\u{98}\u{99}\u{9a}\u{9b}\u{9c}\u{9d}\u{9e}\u{9f}\u{a0}¡¢£¤¥¦§¨©ª«¬\u{ad}®¯°±²³´µ¶·¸¹º»¼½¾¿ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÐÑÒÓÔÕÖ×ØÙÚÛÜÝÞßàáâãäåæçèéêëìíîïðñòóôõö÷øùúûüýþÿ",
+    },
+    Encoding {
+        name: "sloppy-windows-1252",
+        sloppy: true,
+        upper: "€\u{81}‚ƒ„…†‡ˆ‰Š‹Œ\u{8d}Ž\u{8f}\u{90}‘’“”•–—˜™š›œ\u{9d}žŸ\u{a0}¡¢£¤¥¦§¨©ª«¬\u{ad}®¯°±²³´µ¶·¸¹º»¼½¾¿ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÐÑÒÓÔÕÖ×ØÙÚÛÜÝÞßàáâãäåæçèéêëìíîïðñòóôõö÷øùúûüýþÿ",
+    },
+    Encoding {
+        name: "sloppy-windows-1251",
+        sloppy: true,
+        upper: "ЂЃ‚ѓ„…†‡€‰Љ‹ЊЌЋЏђ‘’“”•–—\u{98}™љ›њќћџ\u{a0}ЎўЈ¤Ґ¦§Ё©Є«¬\u{ad}®Ї°±Ііґµ¶·ё№є»јЅѕїАБВГДЕЖЗИЙКЛМНОПРСТУФХЦЧШЩЪЫЬЭЮЯабвгдежзийклмнопрстуфхцчшщъыьэюя",
+    },
+    Encoding {
+        name: "sloppy-windows-1250",
+        sloppy: true,
+        upper: "€\u{81}‚\u{83}„…†‡\u{88}‰Š‹ŚŤŽŹ\u{90}‘’“”•–—\u{98}™š›śťžź\u{a0}ˇ˘Ł¤Ą¦§¨©Ş«¬\u{ad}®Ż°±˛ł´µ¶·¸ąş»Ľ˝ľżŔÁÂĂÄĹĆÇČÉĘËĚÍÎĎĐŃŇÓÔŐÖ×ŘŮÚŰÜÝŢßŕáâăäĺćçčéęëěíîďđńňóôőö÷řůúűüýţ˙",
+    },
+    Encoding {
+        name: "sloppy-windows-1253",
+        sloppy: true,
+        upper: "€\u{81}‚ƒ„…†‡\u{88}‰\u{8a}‹\u{8c}\u{8d}\u{8e}\u{8f}\u{90}‘’“”•–—\u{98}™\u{9a}›\u{9c}\u{9d}\u{9e}\u{9f}\u{a0}΅Ά£¤¥¦§¨©ª«¬\u{ad}®―°±²³΄µ¶·ΈΉΊ»Ό½ΎΏΐΑΒΓΔΕΖΗΘΙΚΛΜΝΞΟΠΡÒΣΤΥΦΧΨΩΪΫάέήίΰαβγδεζηθικλμνξοπρςστυφχψωϊϋόύώÿ",
+    },
+    Encoding {
+        name: "sloppy-windows-1254",
+        sloppy: true,
+        upper: "€\u{81}‚ƒ„…†‡ˆ‰Š‹Œ\u{8d}\u{8e}\u{8f}\u{90}‘’“”•–—˜™š›œ\u{9d}\u{9e}Ÿ\u{a0}¡¢£¤¥¦§¨©ª«¬\u{ad}®¯°±²³´µ¶·¸¹º»¼½¾¿ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏĞÑÒÓÔÕÖ×ØÙÚÛÜİŞßàáâãäåæçèéêëìíîïğñòóôõö÷øùúûüışÿ",
+    },
+    Encoding {
+        name: "sloppy-windows-1257",
+        sloppy: true,
+        upper: "€\u{81}‚\u{83}„…†‡\u{88}‰\u{8a}‹\u{8c}¨ˇ¸\u{90}‘’“”•–—\u{98}™\u{9a}›\u{9c}¯˛\u{9f}\u{a0}¡¢£¤¥¦§Ø©Ŗ«¬\u{ad}®Æ°±²³´µ¶·ø¹ŗ»¼½¾æĄĮĀĆÄÅĘĒČÉŹĖĢĶĪĻŠŃŅÓŌÕÖ×ŲŁŚŪÜŻŽßąįāćäåęēčéźėģķīļšńņóōõö÷ųłśūüżž˙",
+    },
+    Encoding {
+        name: "iso-8859-2",
+        sloppy: false,
+        upper: "\u{80}\u{81}\u{82}\u{83}\u{84}\u{85}\u{86}\u{87}\u{88}\u{89}\u{8a}\u{8b}\u{8c}\u{8d}\u{8e}\u{8f}\u{90}\u{91}\u{92}\u{93}\u{94}\u{95}\u{96}\u{97}\u{98}\u{99}\u{9a}\u{9b}\u{9c}\u{9d}\u{9e}\u{9f}\u{a0}Ą˘Ł¤ĽŚ§¨ŠŞŤŹ\u{ad}ŽŻ°ą˛ł´ľśˇ¸šşťź˝žżŔÁÂĂÄĹĆÇČÉĘËĚÍÎĎĐŃŇÓÔŐÖ×ŘŮÚŰÜÝŢßŕáâăäĺćçčéęëěíîďđńňóôőö÷řůúűüýţ˙",
+    },
+    Encoding {
+        name: "macroman",
+        sloppy: false,
+        upper: "ÄÅÇÉÑÖÜáàâäãåçéèêëíìîïñóòôöõúùûü†°¢£§•¶ß®©™´¨≠ÆØ∞±≤≥¥µ∂∑∏π∫ªºΩæø¿¡¬√ƒ≈∆«»…\u{a0}ÀÃÕŒœ–—“”‘’÷◊ÿŸ⁄€‹›ﬁﬂ‡·‚„‰ÂÊÁËÈÍÎÏÌÓÔ\u{f8ff}ÒÚÛÙıˆ˜¯˘˙˚¸˝˛ˇ",
+    },
+    Encoding {
+        name: "cp437",
+        sloppy: false,
+        upper: "ÇüéâäàåçêëèïîìÄÅÉæÆôöòûùÿÖÜ¢£¥₧ƒáíóúñÑªº¿⌐¬½¼¡«»░▒▓│┤╡╢╖╕╣║╗╝╜╛┐└┴┬├─┼╞╟╚╔╩╦╠═╬╧╨╤╥╙╘╒╓╫╪┘┌█▄▌▐▀αßΓπΣσµτΦΘΩδ∞φε∩≡±≥≤⌠⌡÷≈°∙·√ⁿ²■\u{a0}",
+    },
+];
+
+/// Ligatures and digraphs of Latin letters, and what they are made of.
+pub(super) const LIGATURES: [(char, &str); 22] = [
+    ('\u{132}', "IJ"),
+    ('\u{133}', "ij"),
+    ('\u{149}', "\u{2bc}n"),
+    ('\u{1f1}', "DZ"),
+    ('\u{1f2}', "Dz"),
+    ('\u{1f3}', "dz"),
+    ('\u{1c4}', "D\u{17d}"),
+    ('\u{1c5}', "D\u{17e}"),
+    ('\u{1c6}', "d\u{17e}"),
+    ('\u{1c7}', "LJ"),
+    ('\u{1c8}', "Lj"),
+    ('\u{1c9}', "lj"),
+    ('\u{1ca}', "NJ"),
+    ('\u{1cb}', "Nj"),
+    ('\u{1cc}', "nj"),
+    ('\u{fb00}', "ff"),
+    ('\u{fb01}', "fi"),
+    ('\u{fb02}', "fl"),
+    ('\u{fb03}', "ffi"),
+    ('\u{fb04}', "ffl"),
+    ('\u{fb05}', "\u{17f}t"),
+    ('\u{fb06}', "st"),
+];
