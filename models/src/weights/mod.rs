@@ -28,4 +28,6 @@ pub use infer::latent_statistics;
 pub use inspect::{ComponentReport, Inspection, MemoryPlan, Problem, inspect};
 pub use stream::StoredDType;
 pub use validate::validate;
+pub(crate) use checkpoint::Sizes;
+pub(crate) use validate::tensor_shapes;
 pub use var_builder::{MemorySource, TensorSource, VarBuilder};

@@ -16,18 +16,27 @@ use crate::error::{Error, Result};
 /// Longest pickle; the released text encoder's has about 0.05 MiB.
 const MAX_PICKLE: u64 = 8 << 20;
 
-type Archive<'a> = ZipArchive<BufReader<&'a File>>;
+/// An open archive, and what its errors need.
+struct Archive<'a> {
+    zip: ZipArchive<BufReader<&'a File>>,
+    path: &'a Path,
+    /// Bytes in the file.
+    length: u64,
+}
 
 /// Reads and checks what the archive says about its tensors.
 pub(super) fn read_header(file: &File, path: &Path) -> Result<BTreeMap<String, Entry>> {
     let refuse = |message: String| Error::artifact(path, message);
-    let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|error| {
+    let length = file.metadata().map_err(|source| Error::io(path, source))?.len();
+    let zip = ZipArchive::new(BufReader::new(file)).map_err(|error| {
         refuse(format!(
             "not a PyTorch archive ({error}); files of PyTorch before 1.6 and cut files cannot be read: \
              save it again or fetch it again"
         ))
     })?;
+    let mut archive = Archive { zip, path, length };
     let names: Vec<String> = archive
+        .zip
         .file_names()
         .map(|name| name.map(|name| name.into_owned()))
         .collect::<std::result::Result<_, _>>()
@@ -37,13 +46,13 @@ pub(super) fn read_header(file: &File, path: &Path) -> Result<BTreeMap<String, E
         return Err(refuse("the archive does not hold exactly one data.pkl".into()));
     };
     if names.iter().any(|name| *name == format!("{prefix}byteorder")) {
-        let order = member(&mut archive, path, &format!("{prefix}byteorder"), 16)?;
+        let order = archive.read(&format!("{prefix}byteorder"), 16)?;
         if order != b"little" {
             return Err(refuse("the archive was written on a big-endian machine; save it again".into()));
         }
     }
 
-    let pickled = member(&mut archive, path, &format!("{prefix}data.pkl"), MAX_PICKLE)?;
+    let pickled = archive.read(&format!("{prefix}data.pkl"), MAX_PICKLE)?;
     let tensors = pickle::tensors(&pickled).map_err(&refuse)?;
     if tensors.len() > MAX_TENSORS {
         return Err(refuse(format!("{} tensors, at most {MAX_TENSORS} are accepted", tensors.len())));
@@ -56,7 +65,7 @@ pub(super) fn read_header(file: &File, path: &Path) -> Result<BTreeMap<String, E
                 "tensor `{name}` has {} axes, at most {MAX_RANK} are accepted", tensor.shape.len()
             )));
         }
-        let (start, bytes) = locate(&mut archive, path, &format!("{prefix}data/{}", tensor.storage))?;
+        let (start, bytes) = archive.locate(&format!("{prefix}data/{}", tensor.storage))?;
         let size = tensor.dtype.size() as u64;
         let end = tensor
             .shape
@@ -75,49 +84,43 @@ pub(super) fn read_header(file: &File, path: &Path) -> Result<BTreeMap<String, E
     Ok(entries)
 }
 
-/// Position and length of a stored member's bytes in the file.
-fn locate(archive: &mut Archive<'_>, path: &Path, name: &str) -> Result<(u64, u64)> {
-    let refuse = |message: String| Error::artifact(path, message);
-    let member = archive
-        .by_name(name)
-        .map_err(|error| refuse(format!("archive member `{}`: {error}", name.escape_default())))?;
-    if member.compression() != CompressionMethod::Stored || member.encrypted() {
-        return Err(refuse(format!(
-            "archive member `{}` is compressed or encrypted; PyTorch stores members plainly",
-            name.escape_default()
-        )));
+impl Archive<'_> {
+    fn refuse(&self, name: &str, message: impl std::fmt::Display) -> Error {
+        Error::artifact(self.path, format!("archive member `{}`: {message}", name.escape_default()))
     }
-    let size = member.size();
-    let start = member
-        .data_start()
-        .ok_or_else(|| refuse(format!("archive member `{}` has no data", name.escape_default())))?;
-    drop(member);
-    let length = archive_length(archive).map_err(|source| Error::io(path, source))?;
-    if start.checked_add(size).is_none_or(|end| end > length) {
-        return Err(refuse(format!(
-            "truncated: archive member `{}` reaches past the end of the file; fetch it again",
-            name.escape_default()
-        )));
-    }
-    Ok((start, size))
-}
 
-fn archive_length(archive: &Archive<'_>) -> std::io::Result<u64> {
-    archive.get_ref().get_ref().metadata().map(|metadata| metadata.len())
-}
+    /// Position and length of a stored member's bytes in the file.
+    fn locate(&mut self, name: &str) -> Result<(u64, u64)> {
+        let found = self.zip.by_name(name).map(|member| {
+            let stored = member.compression() == CompressionMethod::Stored && !member.encrypted();
+            (stored, member.size(), member.data_start())
+        });
+        let (stored, size, start) = found.map_err(|error| self.refuse(name, error))?;
+        if !stored {
+            return Err(self.refuse(name, "compressed or encrypted; PyTorch stores members plainly"));
+        }
+        let start = start.ok_or_else(|| self.refuse(name, "has no data"))?;
+        if start.checked_add(size).is_none_or(|end| end > self.length) {
+            return Err(self.refuse(name, "truncated, reaches past the end of the file; fetch it again"));
+        }
+        Ok((start, size))
+    }
 
-fn member(archive: &mut Archive<'_>, path: &Path, name: &str, limit: u64) -> Result<Vec<u8>> {
-    locate(archive, path, name)?;
-    let mut bytes = Vec::new();
-    let read = archive
-        .by_name(name)
-        .map_err(std::io::Error::other)
-        .and_then(|member| member.take(limit + 1).read_to_end(&mut bytes));
-    if let Err(error) = read {
-        return Err(Error::artifact(path, format!("archive member `{name}` cannot be read: {error}")));
+    /// The bytes of a small member.
+    fn read(&mut self, name: &str, limit: u64) -> Result<Vec<u8>> {
+        let (_, size) = self.locate(name)?;
+        if size > limit {
+            return Err(self.refuse(name, format!("has {size} bytes, at most {limit} are accepted")));
+        }
+        let mut bytes = Vec::new();
+        let read = self
+            .zip
+            .by_name(name)
+            .map_err(std::io::Error::other)
+            .and_then(|member| member.take(limit).read_to_end(&mut bytes));
+        match read {
+            Ok(_) => Ok(bytes),
+            Err(error) => Err(self.refuse(name, error)),
+        }
     }
-    if bytes.len() as u64 > limit {
-        return Err(Error::artifact(path, format!("archive member `{name}` has more than {limit} bytes")));
-    }
-    Ok(bytes)
 }
