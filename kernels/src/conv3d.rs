@@ -5,9 +5,18 @@
 //! x [T, H, W, C] -> [T', H', W', C']; W [C', C, kt, kh, kw]. Covers the causal 3-D convolution of the VAE
 //! (frames before x come from `history` or are zero), 2-D convolution (kt = 1) and 1x1x1. With `upsample2x`
 //! x is read as if doubled in H and W by nearest neighbour.
+//!
+//! On the CPU this is a matrix product of pixels by (dt, di, dj, c): the weight is packed in that order when the
+//! layer is built, in its own dtype, and the tensor is let go; windows are gathered block by block into
+//! scratch memory (`gather.rs`), where history, padding and doubling are resolved.
 
 use crate::check;
+use crate::data::{Floats, View, per_dtype, tensor};
+use crate::gather::Windows;
+use crate::gemm::{Finish, Packed, gemm};
+use crate::simd::Element;
 use candle_core::{DType, Result, Tensor, bail};
+use std::sync::Arc;
 
 /// Geometry of a [`Conv3d`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,10 +46,23 @@ impl Default for Conv3dConfig {
 /// A convolution layer over channels-last video.
 #[derive(Debug, Clone)]
 pub struct Conv3d {
-    weight: Tensor,
-    bias: Option<Tensor>,
+    weight: Weight,
     cfg: Conv3dConfig,
     geometry: Geometry,
+}
+
+#[derive(Debug, Clone)]
+enum Weight {
+    /// On the CPU.
+    Packed {
+        weight: Arc<Packed>,
+        bias: Option<Arc<[f32]>>,
+    },
+    /// On other devices.
+    Plain {
+        weight: Tensor,
+        bias: Option<Tensor>,
+    },
 }
 
 /// Sizes of the kernel: channels out and in, and the window.
@@ -76,9 +98,21 @@ impl Conv3d {
             cin,
             kernel: [kt, kh, kw],
         };
+        let weight = if weight.device().is_cpu() {
+            let bias =
+                bias.map(|b| Ok::<_, candle_core::Error>(Floats::new(&b)?.as_slice().into()));
+            let taps = kt * kh * kw;
+            // Column (tap, c) of the product is element (c, tap) of the weight's row.
+            let packed = Packed::new(&weight.contiguous()?, cout, |k| k % cin * taps + k / cin)?;
+            Weight::Packed {
+                weight: Arc::new(packed),
+                bias: bias.transpose()?,
+            }
+        } else {
+            Weight::Plain { weight, bias }
+        };
         Ok(Self {
             weight,
-            bias,
             cfg,
             geometry,
         })
@@ -98,14 +132,36 @@ impl Conv3d {
             check::float("conv3d", "residual", residual)?;
             check::dims("conv3d", "residual", residual, &out)?;
         }
-        conv3d_reference(
-            x,
-            history,
-            residual,
-            &self.weight,
-            self.bias.as_ref(),
-            self.cfg,
-        )
+        match &self.weight {
+            Weight::Plain { weight, bias } => {
+                conv3d_reference(x, history, residual, weight, bias.as_ref(), self.cfg)
+            }
+            Weight::Packed { weight, bias } => {
+                let residual = residual.map(Floats::new).transpose()?;
+                let finish = Finish {
+                    bias: bias.as_deref(),
+                    residual: residual.as_ref().map(Floats::as_slice),
+                    ..Finish::default()
+                };
+                let x = x.contiguous()?;
+                let history = history.map(Tensor::contiguous).transpose()?;
+                let view = View::new(&x)?;
+                let before = history.as_ref().map(View::new).transpose()?;
+                let y = per_dtype!(view.slice(), values => {
+                    let history = before.as_ref().map_or(&[][..], |b| Element::of(b.slice()));
+                    let windows = Windows {
+                        x: values,
+                        history,
+                        size: [x.dim(1)?, x.dim(2)?],
+                        out: [out[0], out[1], out[2]],
+                        geometry: self.geometry,
+                        cfg: self.cfg,
+                    };
+                    gemm(&windows, weight, &finish)
+                });
+                tensor(y, &out, x.dtype())
+            }
+        }
     }
 
     /// Checks the inputs and gives the shape of the result.

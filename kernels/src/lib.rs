@@ -7,22 +7,31 @@
 //! Inputs are f32, bf16 or f16 and need not be contiguous; the result has the dtype of the main input
 //! and the arithmetic in between is f32. Wrong shapes are errors that name the operation, never panics.
 #![warn(missing_docs)]
+#![allow(unsafe_code)] // vector intrinsics and shared output buffers; every block says why it is sound
 
 mod activation;
 mod attention;
 mod channel_norm;
 mod check;
 mod conv3d;
+mod data;
+mod flash;
+mod gather;
+mod gemm;
+mod isa;
 mod layer_norm;
 mod linear;
 mod residual;
 mod rms_norm;
 mod rope;
+mod rows;
+mod simd;
 
 pub use activation::{Activation, gelu_tanh, silu};
 pub use attention::attention;
 pub use channel_norm::channel_norm;
 pub use conv3d::{Conv3d, Conv3dConfig};
+pub use isa::Isa;
 pub use layer_norm::{layer_norm, layer_norm_modulate};
 pub use linear::Linear;
 pub use residual::gate_residual;

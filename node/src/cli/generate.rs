@@ -184,7 +184,7 @@ pub(super) fn run(args: GenerateArgs) -> Result<()> {
     let request = args.request()?;
     let device = args.device.open()?;
     let mut generator = Generator::open(&args.model, args.dtype.0, &device, args.offload)?;
-    let (settings, image) = generator.resolve(&request, args.preset)?;
+    let (settings, image) = generator.resolver().resolve(&request, args.preset)?;
     for warning in &settings.warnings {
         eprintln!("warning: {warning}");
     }

@@ -7,7 +7,7 @@ mod settings;
 
 pub use dump::Dump;
 pub use preset::{DEFAULT_SEED, Preset, PresetValues};
-pub use run::{Generator, Output, Report, StageSeconds};
+pub use run::{Generator, Output, Report, Resolver, StageSeconds};
 pub use settings::{
     Effective, GenerationRequest, ModelDefaults, Origin, Settings, noise_source, resolve,
 };

@@ -69,43 +69,26 @@ pub struct Report {
     pub mp4: Option<Vec<u8>>,
 }
 
-/// A loaded checkpoint that makes clips.
-#[derive(Debug)]
-pub struct Generator {
-    pipeline: WanPipeline,
+/// Turns requests into settings: everything that can be decided about a generation without a device.
+/// Cheap to clone, usable from any thread.
+#[derive(Debug, Clone)]
+pub struct Resolver {
+    checkpoint: Checkpoint,
     defaults: ModelDefaults,
     limits: ImageLimits,
 }
 
-impl Generator {
-    /// Opens a checkpoint and checks all its headers; weights are read when first needed.
-    ///
-    /// # Errors
-    /// [`leoma_models::Error::Artifact`] listing what does not fit.
-    pub fn open(model: &Path, dtype: DType, device: &Device, offload: Offload) -> Result<Self> {
-        let checkpoint = Checkpoint::open(model)?;
-        validate(&checkpoint)?;
-        let pipeline = WanPipeline::new(checkpoint, dtype, device, offload)?;
-        let defaults = ModelDefaults::of(pipeline.checkpoint(), pipeline.size_multiple());
-        Ok(Self { pipeline, defaults, limits: ImageLimits::default() })
-    }
-
-    /// Reads all weights that stay in memory.
-    ///
-    /// # Errors
-    /// As [`WanPipeline::load`].
-    pub fn load(&mut self, observer: &mut dyn Observer) -> Result<()> {
-        Ok(self.pipeline.load(observer)?)
+impl Resolver {
+    /// A resolver for one checkpoint.
+    pub fn new(checkpoint: Checkpoint) -> Self {
+        let defaults =
+            ModelDefaults::of(&checkpoint, WanPipeline::size_multiple(&checkpoint));
+        Self { checkpoint, defaults, limits: ImageLimits::default() }
     }
 
     /// What the checkpoint says about its own defaults.
     pub fn defaults(&self) -> &ModelDefaults {
         &self.defaults
-    }
-
-    /// The pipeline, for callers that need more than a clip.
-    pub fn pipeline(&self) -> &WanPipeline {
-        &self.pipeline
     }
 
     /// Decodes the picture and decides every value; computes nothing.
@@ -123,8 +106,47 @@ impl Generator {
         };
         let size = image.as_ref().map(|image| [image.height(), image.width()]);
         let settings = resolve(request, preset, &self.defaults, size)?;
-        self.pipeline.check_task(&settings.params, image.is_some())?;
+        WanPipeline::check_task(&self.checkpoint, &settings.params, image.is_some())?;
         Ok((settings, image))
+    }
+}
+
+/// A loaded checkpoint that makes clips.
+#[derive(Debug)]
+pub struct Generator {
+    pipeline: WanPipeline,
+    resolver: Resolver,
+}
+
+impl Generator {
+    /// Opens a checkpoint and checks all its headers; weights are read when first needed.
+    ///
+    /// # Errors
+    /// [`leoma_models::Error::Artifact`] listing what does not fit.
+    pub fn open(model: &Path, dtype: DType, device: &Device, offload: Offload) -> Result<Self> {
+        let checkpoint = Checkpoint::open(model)?;
+        validate(&checkpoint)?;
+        let resolver = Resolver::new(checkpoint.clone());
+        let pipeline = WanPipeline::new(checkpoint, dtype, device, offload)?;
+        Ok(Self { pipeline, resolver })
+    }
+
+    /// Reads all weights that stay in memory.
+    ///
+    /// # Errors
+    /// As [`WanPipeline::load`].
+    pub fn load(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        Ok(self.pipeline.load(observer)?)
+    }
+
+    /// Decides what requests mean for this checkpoint.
+    pub fn resolver(&self) -> &Resolver {
+        &self.resolver
+    }
+
+    /// The pipeline, for callers that need more than a clip.
+    pub fn pipeline(&self) -> &WanPipeline {
+        &self.pipeline
     }
 
     /// Makes the clip and writes it as `output` says.

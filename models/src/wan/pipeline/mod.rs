@@ -91,8 +91,7 @@ impl WanPipeline {
     }
 
     /// Pixels along height and width that one token covers: sizes must be multiples of it.
-    pub fn size_multiple(&self) -> [usize; 2] {
-        let checkpoint = self.checkpoint();
+    pub fn size_multiple(checkpoint: &Checkpoint) -> [usize; 2] {
         let stride = checkpoint.vae_config().spatial_stride();
         let patch = checkpoint.transformer_config(crate::weights::Component::Transformer).patch_size;
         [stride * patch[1], stride * patch[2]]
@@ -115,7 +114,7 @@ impl WanPipeline {
         cancelled: &dyn Fn() -> bool,
         sink: &mut dyn FnMut(Tensor) -> Result<()>,
     ) -> Result<Timings> {
-        self.check_task(params, image.is_some())?;
+        Self::check_task(self.checkpoint(), params, image.is_some())?;
         if let Some(image) = image
             && image.dims() != [3, params.height, params.width]
         {
@@ -167,9 +166,12 @@ impl WanPipeline {
     ///
     /// # Errors
     /// [`Error::Caller`] naming the field and the nearest value that works.
-    pub fn check_task(&self, params: &GenerateParams, with_image: bool) -> Result<()> {
+    pub fn check_task(
+        checkpoint: &Checkpoint,
+        params: &GenerateParams,
+        with_image: bool,
+    ) -> Result<()> {
         params.validate()?;
-        let checkpoint = self.checkpoint();
         let temporal = checkpoint.vae_config().temporal_stride();
         if params.num_frames % temporal != 1 % temporal {
             return Err(Error::caller(
@@ -177,7 +179,7 @@ impl WanPipeline {
                 format!("{} is not {temporal}n + 1", params.num_frames),
             ));
         }
-        let [mh, mw] = self.size_multiple();
+        let [mh, mw] = Self::size_multiple(checkpoint);
         for (field, size, multiple) in
             [("height", params.height, mh), ("width", params.width, mw)]
         {
