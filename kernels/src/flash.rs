@@ -1,14 +1,15 @@
-//! Blocked attention on the CPU, with the softmax taken block by block (running maximum and sum per query), so
-//! that scores are never stored beyond one block.
+//! Blocked attention on the CPU, with the softmax taken block by block (running maximum and sum per
+//! query), so that scores are never stored beyond one block.
 //!
-//! Per head K is packed as the right-hand side of q k^T and V as that of p v, once. Then each task takes one
-//! head and [`QUERIES`] queries through all blocks of [`KC`] keys: scores by the micro-kernel, softmax, product
-//! with V by the micro-kernel into the running result.
-#![allow(unsafe_op_in_unsafe_fn)] // kernels are unsafe as a whole: they run under `#[target_feature]`
+//! Per head K is packed as the right-hand side of q k^T and V as that of p v, once. Then each task
+//! takes one head and [`QUERIES`] queries through all blocks of [`KC`] keys: scores by the
+//! micro-kernel, softmax, product with V by the micro-kernel into the running result.
+#![allow(unsafe_op_in_unsafe_fn)] // kernels run under `#[target_feature]` as a whole
 
 use crate::data::Shared;
 use crate::gemm::{Aligned, Block, KC, LDA, multiply, panel_width, with_scratch};
 use crate::isa::Isa;
+use crate::pages::vec_with_room;
 use crate::simd::{Element, Vector, dispatch, load_n, math, max_lane, store_n, sum_lanes};
 use rayon::prelude::*;
 
@@ -54,14 +55,14 @@ pub(crate) fn flash<T: Element>(isa: Isa, inputs: &Inputs<'_, T>, sizes: Sizes) 
         heads,
         width,
     } = sizes;
-    let mut out: Vec<f32> = Vec::with_capacity(batch * queries * heads * width);
+    let mut out: Vec<f32> = vec_with_room(batch * queries * heads * width);
     let shared = Shared::new(out.as_mut_ptr());
     let total = batch * heads;
-    let turn =
-        (PACKED_BYTES / (8 * keys * width)).clamp(rayon::current_num_threads(), total.max(1));
+    let fitting = PACKED_BYTES / (2 * size_of::<f32>() * keys * width);
+    let turn = fitting.max(rayon::current_num_threads()).min(total);
     let blocks = queries.div_ceil(QUERIES);
     let block = queries.div_ceil(blocks);
-    for first in (0..total).step_by(turn.min(total)) {
+    for first in (0..total).step_by(turn) {
         let count = turn.min(total - first);
         let packed: Vec<Head> = (first..first + count)
             .into_par_iter()
@@ -164,7 +165,9 @@ unsafe fn attend<T: Element>(
             for (s, part) in x.chunks(KC).enumerate() {
                 let dst = &mut q[s * slab + r * LDA..][..part.len()];
                 T::widen(part, dst);
-                dst.iter_mut().for_each(|x| *x *= inputs.scale);
+                for x in dst {
+                    *x *= inputs.scale;
+                }
             }
         }
         let mut running = [Running::default(); QUERIES];
@@ -237,8 +240,8 @@ impl Default for Running {
 }
 
 dispatch! {
-    /// Turns scores into weights relative to the running maximum; scales `result` to a new maximum if it
-    /// already holds something.
+    /// Turns scores into weights relative to the running maximum; scales `result` to a new maximum
+    /// if it already holds something.
     fn softmax_row(
         scores: &mut [f32],
         bias: Option<&[f32]>,

@@ -3,16 +3,20 @@
 use super::tile::panel_width;
 use crate::data::{Slice, View};
 use crate::isa::Isa;
+use crate::pages::prefer_huge;
 use crate::simd::Element;
 use candle_core::{Result, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
+use std::marker::PhantomData;
 
-/// A vector whose first element sits on a cache line: loads of whole vectors never cross one.
+/// A buffer whose first element sits on a cache line: loads of whole vectors never cross one.
 pub(crate) struct Aligned<T> {
-    data: Vec<T>,
+    /// Words, whatever `T` is: zeroed words come from the system without being written.
+    words: Vec<u32>,
     offset: usize,
     len: usize,
+    element: PhantomData<T>,
 }
 
 const LINE: usize = 64;
@@ -20,17 +24,29 @@ const LINE: usize = 64;
 impl<T: Element> Aligned<T> {
     /// `len` zeros.
     pub(crate) fn zeros(len: usize) -> Self {
-        let data = vec![T::default(); len + LINE / size_of::<T>()];
-        let offset = data.as_ptr().align_offset(LINE).min(data.len() - len);
-        Self { data, offset, len }
+        let needed = (len * size_of::<T>()).div_ceil(size_of::<u32>());
+        let mut words = vec![0u32; needed + LINE / size_of::<u32>()];
+        prefer_huge(words.as_mut_ptr(), words.len());
+        let offset = words.as_ptr().align_offset(LINE).min(words.len() - needed);
+        Self {
+            words,
+            offset,
+            len,
+            element: PhantomData,
+        }
     }
 
     pub(crate) fn as_slice(&self) -> &[T] {
-        &self.data[self.offset..self.offset + self.len]
+        let words = &self.words[self.offset..];
+        // SAFETY: the words cover `len` elements, are aligned for them, and every bit pattern is a
+        // float.
+        unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), self.len) }
     }
 
     pub(crate) fn as_mut_slice(&mut self) -> &mut [T] {
-        &mut self.data[self.offset..self.offset + self.len]
+        let words = &mut self.words[self.offset..];
+        // SAFETY: as above; every float is a bit pattern of words.
+        unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), self.len) }
     }
 }
 

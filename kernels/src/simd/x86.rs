@@ -2,6 +2,7 @@
 
 use super::Vector;
 use half::{bf16, f16};
+#[allow(clippy::wildcard_imports)] // some forty intrinsics
 use std::arch::x86_64::*;
 
 #[derive(Clone, Copy)]

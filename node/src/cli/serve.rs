@@ -57,7 +57,12 @@ pub(super) struct ServeArgs {
     )]
     max_body_bytes: usize,
     /// Seconds that requests in flight may take to finish after a stop signal; a second signal ends at once.
-    #[arg(long, value_name = "S", default_value_t = 30, env = "LEOMA_NODE_DRAIN_TIMEOUT")]
+    #[arg(
+        long,
+        value_name = "S",
+        default_value_t = 30,
+        env = "LEOMA_NODE_DRAIN_TIMEOUT"
+    )]
     drain_timeout: u64,
     /// Folder for clips while they are written; default: the system's temporary folder.
     #[arg(long, value_name = "DIR", env = "LEOMA_NODE_SCRATCH_DIR")]
@@ -66,9 +71,17 @@ pub(super) struct ServeArgs {
 
 pub(super) fn run(args: ServeArgs) -> Result<()> {
     init_log();
+    if !cfg!(feature = "ffmpeg") {
+        let message =
+            "this build writes no MP4; build it with the default feature `ffmpeg` to serve";
+        return Err(Error::local(message).into());
+    }
     let drain_timeout = Duration::from_secs(args.drain_timeout);
     let address = SocketAddr::new(args.host, args.port);
-    let limits = Limits { max_body_bytes: args.max_body_bytes, ..Limits::default() };
+    let limits = Limits {
+        max_body_bytes: args.max_body_bytes,
+        ..Limits::default()
+    };
     let engine = Arc::new(start_engine(args)?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -90,7 +103,9 @@ fn start_engine(args: ServeArgs) -> Result<Engine> {
     let (dtype, preset, offload) = (args.dtype.0, args.preset, args.offload);
     let model = args.model;
     Engine::start(args.queue, move || -> Result<WanBackend> {
-        Ok(WanBackend::open(&model, preset, dtype, &device, offload, scratch)?)
+        Ok(WanBackend::open(
+            &model, preset, dtype, &device, offload, scratch,
+        )?)
     })
 }
 
@@ -106,7 +121,10 @@ async fn serve_until_signal(
     })?;
     announce(listener.local_addr().context("the socket has no address")?)?;
     tracing::info!(model = ?engine.info(), "ready");
-    let options = ServerOptions { drain_timeout, ..ServerOptions::default() };
+    let options = ServerOptions {
+        drain_timeout,
+        ..ServerOptions::default()
+    };
     let routes = router(Arc::clone(&engine), limits);
     let drained = serve(listener, routes, &options, async { stop.notified().await }, || {
         tracing::info!(load = ?engine.load(), "stopping: requests in flight are finished first");
@@ -133,14 +151,20 @@ fn announce(address: SocketAddr) -> Result<()> {
 
 /// Resolves at the first SIGINT or SIGTERM; the second one ends the process at once.
 fn watch_signals() -> std::io::Result<Arc<Notify>> {
-    let mut signals = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
+    let mut signals = [
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    ];
     let stop = Arc::new(Notify::new());
     let first = Arc::clone(&stop);
     tokio::spawn(async move {
         next(&mut signals).await;
         first.notify_one();
         next(&mut signals).await;
-        #[expect(clippy::exit, reason = "asked twice to stop: nothing is waited for any more")]
+        #[expect(
+            clippy::exit,
+            reason = "asked twice to stop: nothing is waited for any more"
+        )]
         std::process::exit(130);
     });
     Ok(stop)

@@ -43,10 +43,23 @@ pub struct Job {
 impl Job {
     /// What the clip is made with.
     pub fn effective(&self) -> EffectiveParameters {
-        let GenerateParams { seed, num_inference_steps, num_frames, height, width, .. } =
-            self.settings.params;
+        let GenerateParams {
+            seed,
+            num_inference_steps,
+            num_frames,
+            height,
+            width,
+            ..
+        } = self.settings.params;
         let fps = self.settings.fps;
-        EffectiveParameters { seed, num_inference_steps, num_frames, fps, height, width }
+        EffectiveParameters {
+            seed,
+            num_inference_steps,
+            num_frames,
+            fps,
+            height,
+            width,
+        }
     }
 }
 
@@ -157,14 +170,23 @@ mod testing {
             temporal_stride: 4,
             size_multiple: [16, 16],
         };
-        let request = GenerationRequest { prompt: "a boat".into(), ..GenerationRequest::default() };
+        let request = GenerationRequest {
+            prompt: "a boat".into(),
+            ..GenerationRequest::default()
+        };
         let settings = resolve(&request, Preset::Leoma, &model, None).unwrap();
-        Job { settings, image: None }
+        Job {
+            settings,
+            image: None,
+        }
     }
 
     #[test]
     fn debug_output_of_a_job_has_no_user_content() {
         let text = format!("{:?}", job());
-        assert!(text.contains("prompt_bytes: 6") && !text.contains("boat"), "{text}");
+        assert!(
+            text.contains("prompt_bytes: 6") && !text.contains("boat"),
+            "{text}"
+        );
     }
 }

@@ -302,10 +302,7 @@ mod tests {
         let queue = Arc::new(Queue::new(4));
         let _ticket = queue.push(job()).unwrap();
         queue.close();
-        assert_eq!(
-            queue.push(job()).unwrap_err(),
-            EngineError::ShuttingDown
-        );
+        assert_eq!(queue.push(job()).unwrap_err(), EngineError::ShuttingDown);
         assert!(queue.next().is_some());
         assert!(queue.next().is_none());
     }

@@ -7,9 +7,7 @@ use candle_core::{DType, Device};
 use leoma_models::wan::pipeline::{self, Observer, Offload};
 use leoma_models::weights::ModelKind;
 
-use super::{
-    Admission, Backend, Clip, Control, EngineError, Job, ModelInfo, Stage,
-};
+use super::{Admission, Backend, Clip, Control, EngineError, Job, ModelInfo, Stage};
 use crate::generation::{GenerationRequest, Generator, Preset, Resolver};
 
 /// Reads requests for one checkpoint and preset.
@@ -58,9 +56,18 @@ impl WanBackend {
             dtype: dtype.as_str().to_owned(),
             device: device_name(device),
             // 720 is not a multiple of the 5B model's 32 pixels.
-            size_720p: if kind == ModelKind::Ti2v5b { [1280, 704] } else { [1280, 720] },
+            size_720p: if kind == ModelKind::Ti2v5b {
+                [1280, 704]
+            } else {
+                [1280, 720]
+            },
         };
-        Ok(Self { generator, preset, info, scratch })
+        Ok(Self {
+            generator,
+            preset,
+            info,
+            scratch,
+        })
     }
 }
 
@@ -71,7 +78,10 @@ impl Backend for WanBackend {
 
     fn admission(&self) -> Arc<dyn Admission> {
         let resolver = self.generator.resolver().clone();
-        Arc::new(ModelAdmission { resolver, preset: self.preset })
+        Arc::new(ModelAdmission {
+            resolver,
+            preset: self.preset,
+        })
     }
 
     fn generate(&mut self, job: &Job, control: &Control) -> Result<Clip, EngineError> {
@@ -85,7 +95,10 @@ impl Backend for WanBackend {
         let mp4 = report.mp4.filter(|bytes| !bytes.is_empty());
         let mp4 = mp4.ok_or_else(|| EngineError::local("the encoder wrote an empty file"))?;
         tracing::info!(stages = ?report.stages, peak_memory_bytes = report.peak_memory_bytes);
-        Ok(Clip { mp4, effective: job.effective() })
+        Ok(Clip {
+            mp4,
+            effective: job.effective(),
+        })
     }
 }
 

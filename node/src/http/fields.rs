@@ -22,7 +22,11 @@ const SHIFT: [&str; 3] = ["flow_shift", "sample_shift", "shift"];
 ///
 /// # Errors
 /// 400 naming the field, 413 for a picture beyond the limit.
-pub(super) fn parse(body: &[u8], model: &ModelInfo, limits: &Limits) -> Result<GenerationRequest, ApiError> {
+pub(super) fn parse(
+    body: &[u8],
+    model: &ModelInfo,
+    limits: &Limits,
+) -> Result<GenerationRequest, ApiError> {
     let fields = Fields(unwrap_single(object(body)?)?);
     let prompt = fields
         .text("prompt", limits.max_prompt_chars)?

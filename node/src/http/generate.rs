@@ -1,5 +1,6 @@
 //! `POST /generate`: one clip per request, answered when it is done.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{Request, State};
@@ -7,7 +8,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
 use super::{ApiError, App, body, fields};
-use crate::engine::{Clip, EffectiveParameters, EngineError};
+use crate::engine::{Clip, EffectiveParameters, EngineError, Job};
 
 /// Answers with the MP4 file. When the client goes away, this future is dropped and the ticket in it
 /// cancels the job.
@@ -22,17 +23,7 @@ pub(super) async fn generate(
         return Err(full.into());
     }
     let bytes = body::read(request, app.limits.max_body_bytes).await?;
-    let job = {
-        let app = app.clone();
-        // Decoding megabytes of JSON, base64 and pixels does not belong on the network threads.
-        let work = tokio::task::spawn_blocking(move || {
-            let request = fields::parse(&bytes, app.engine.info(), &app.limits)?;
-            drop(bytes);
-            Ok::<_, ApiError>(app.engine.prepare(&request)?)
-        });
-        work.await
-            .map_err(|e| EngineError::local(format!("reading the request failed: {e}")))?
-    };
+    let job = prepare(&app, bytes).await;
     let job = job.inspect_err(|error| tracing::info!(?error, "request refused"))?;
     let ticket = app.engine.submit(job)?;
     let id = ticket.id();
@@ -44,6 +35,22 @@ pub(super) async fn generate(
         "clip sent"
     );
     Ok(respond(clip))
+}
+
+/// Decoding megabytes of JSON, base64 and pixels does not belong on the network threads.
+async fn prepare(app: &App, bytes: Vec<u8>) -> Result<Job, ApiError> {
+    // Never closed, so this is always a place.
+    let place = Arc::clone(&app.preparing).acquire_owned().await;
+    let app = app.clone();
+    let work = tokio::task::spawn_blocking(move || {
+        let _place = place; // given back when the work is over, also when the client has left
+        let request = fields::parse(&bytes, app.engine.info(), &app.limits)?;
+        drop(bytes);
+        Ok(app.engine.prepare(&request)?)
+    });
+    work.await.unwrap_or_else(|e| {
+        Err(EngineError::local(format!("reading the request failed: {e}")).into())
+    })
 }
 
 fn respond(clip: Clip) -> Response {

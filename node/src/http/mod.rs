@@ -21,6 +21,7 @@ use axum::http::{Method, Uri};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::engine::Engine;
@@ -61,10 +62,15 @@ impl Default for Limits {
 
 /// What the handlers share.
 #[derive(Debug, Clone)]
-pub(crate) struct App {
-    pub(crate) engine: Arc<Engine>,
-    pub(crate) limits: Arc<Limits>,
+struct App {
+    engine: Arc<Engine>,
+    limits: Arc<Limits>,
+    /// Requests being decoded at a time: each may hold a picture of a hundred megabytes of pixels.
+    preparing: Arc<Semaphore>,
 }
+
+/// Places in [`App::preparing`].
+const PREPARING: usize = 4;
 
 /// All routes over one engine.
 pub fn router(engine: Arc<Engine>, limits: Limits) -> Router {
@@ -77,6 +83,7 @@ pub fn router(engine: Arc<Engine>, limits: Limits) -> Router {
         .with_state(App {
             engine,
             limits: Arc::new(limits),
+            preparing: Arc::new(Semaphore::new(PREPARING)),
         })
 }
 

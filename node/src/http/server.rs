@@ -29,7 +29,7 @@ pub struct ServerOptions {
 impl Default for ServerOptions {
     fn default() -> Self {
         Self {
-            max_connections: 1024,
+            max_connections: 256,
             header_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(30),
         }

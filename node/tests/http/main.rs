@@ -3,6 +3,8 @@
 
 mod bad_input;
 mod faults;
+#[cfg(feature = "ffmpeg")]
+mod process;
 mod server;
 
 use serde_json::json;

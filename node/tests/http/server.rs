@@ -67,7 +67,11 @@ impl Admission for Checks {
             size_multiple: [32, 32],
         };
         let limits = ImageLimits::default();
-        let image = request.image.as_deref().map(|bytes| decode(bytes, &limits)).transpose()?;
+        let image = request
+            .image
+            .as_deref()
+            .map(|bytes| decode(bytes, &limits))
+            .transpose()?;
         let size = image.as_ref().map(|image| [image.height(), image.width()]);
         let settings = resolve(request, Preset::Leoma, &model, size)?;
         Ok(Job { settings, image })
@@ -111,7 +115,10 @@ impl Backend for Scripted {
             }
             _ => {}
         }
-        Ok(Clip { mp4: MP4.to_vec(), effective: job.effective() })
+        Ok(Clip {
+            mp4: MP4.to_vec(),
+            effective: job.effective(),
+        })
     }
 }
 
@@ -237,15 +244,9 @@ impl Server {
         stream
     }
 
-    /// Sends `head` (request line and headers, each line ended) and `body`, reads one answer.
+    /// Sends one request; see [`send`].
     pub(crate) fn send(&self, head: &str, body: &[u8]) -> Reply {
-        let mut stream = self.connect();
-        let length = body.len();
-        let head = format!("{head}Host: x\r\nContent-Length: {length}\r\n\r\n");
-        stream.write_all(head.as_bytes()).unwrap();
-        // A server that refuses early may have stopped reading; its answer is what matters.
-        let _ = stream.write_all(body);
-        Reply::read_one(&mut stream)
+        send(self.address, head, body)
     }
 
     /// Proves that the server still works.
@@ -262,6 +263,17 @@ impl Drop for Server {
             let _ = stop.send(()); // the server may have ended already
         }
     }
+}
+
+/// Sends `head` (request line and headers, each line ended) and `body`, reads one answer.
+pub(crate) fn send(address: SocketAddr, head: &str, body: &[u8]) -> Reply {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let length = body.len();
+    let head = format!("{head}Host: x\r\nContent-Length: {length}\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    // A server that refuses early may have stopped reading; its answer is what matters.
+    let _ = stream.write_all(body);
+    Reply::read_one(&mut stream)
 }
 
 /// One answer.
