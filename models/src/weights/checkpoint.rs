@@ -139,7 +139,7 @@ impl FromStr for ModelKind {
 }
 
 /// An open checkpoint: configurations and headers are read, tensors are not.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Checkpoint {
     root: PathBuf,
     layout: Layout,

@@ -203,7 +203,7 @@ pub fn resolve(
         validate_prompt("negative_prompt", negative)?;
     }
     decisions.note("preset", preset.name(), Request);
-    decisions.note("model", model.kind.name(), Checkpoint);
+    decisions.note("model", model.kind.as_str(), Checkpoint);
     decisions.note("prompt", request.prompt.as_str(), Request);
     let negative_prompt = decisions.pick(
         "negative_prompt",
@@ -298,7 +298,7 @@ pub fn resolve(
             if given {
                 return Err(Error::caller(
                     field,
-                    format!("{} has one expert; leave it out", model.kind.name()),
+                    format!("{} has one expert; leave it out", model.kind.as_str()),
                 ));
             }
         }
