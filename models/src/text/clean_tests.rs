@@ -9,7 +9,9 @@ const OFFICIAL: &str = "色调艳丽，过曝，静态，细节模糊不清，�
     静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走";
 
 fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    digest
+        .iter()
+        .fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 /// Texts and what `prompt_clean` of diffusers 0.35.2 makes of them with ftfy 6.3.1: chosen ones first,

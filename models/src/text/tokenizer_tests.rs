@@ -104,7 +104,7 @@ fn the_class_decides_what_unknown_characters_become() {
     };
     let class = |name: &str| {
         edit(&folder, "tokenizer_config.json", |config| {
-            config["tokenizer_class"] = json!(name)
+            config["tokenizer_class"] = json!(name);
         });
     };
     let unknown_is = |id: u32| assert!(encode("cat \u{10348}").contains(&id));
@@ -140,7 +140,7 @@ fn normalizers_other_than_the_character_map_are_dropped() {
         .encode("A CAT")
         .unwrap();
     edit(dir.path(), "tokenizer.json", |file| {
-        file["normalizer"] = json!({"type": "Lowercase"})
+        file["normalizer"] = json!({"type": "Lowercase"});
     });
     assert_eq!(
         PromptTokenizer::open(dir.path())

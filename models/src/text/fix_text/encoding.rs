@@ -271,7 +271,8 @@ fn is_special(bytes: &[u8]) -> bool {
     let at_end = |rest: &[u8]| rest.is_empty() || rest == b"\n";
     match bytes {
         [0xc0, 0x80, ..] | [0xed, 0xa0..=0xbf, 0x80..=0xbf, ..] => true,
-        [0xc0, rest @ ..] | [0xed, 0xa0..=0xbf, rest @ ..] | [0xed, rest @ ..] => at_end(rest),
+        [0xc0 | 0xed, rest @ ..] if at_end(rest) => true,
+        [0xed, 0xa0..=0xbf, rest @ ..] => at_end(rest),
         _ => false,
     }
 }

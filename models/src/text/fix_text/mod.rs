@@ -135,15 +135,12 @@ fn unescape_entities(text: &str) -> String {
         let length = digits.bytes().take_while(u8::is_ascii_alphanumeric).count();
         let found = (1..=LONGEST).contains(&length) && digits[length..].starts_with(';');
         let end = rest.len() - digits.len() + length + 1;
-        match found.then(|| decode_entity(&rest[..end])).flatten() {
-            Some(decoded) => {
-                out.push_str(&decoded);
-                rest = &rest[end..];
-            }
-            None => {
-                out.push('&');
-                rest = body;
-            }
+        if let Some(decoded) = found.then(|| decode_entity(&rest[..end])).flatten() {
+            out.push_str(&decoded);
+            rest = &rest[end..];
+        } else {
+            out.push('&');
+            rest = body;
         }
     }
     out.push_str(rest);
