@@ -1,9 +1,15 @@
 //! Activations, element by element.
 //!
 //! - SiLU: `x * sigmoid(x)`
-//! - GELU, tanh form: `x/2 * (1 + tanh(u)) = x * sigmoid(2u)`, `u = sqrt(2/pi) * (x + 0.044715 x^3)`
+//! - GELU, tanh form: `x/2 * (1 + tanh(u)) = x * sigmoid(2u)`,
+//!   `u = sqrt(2/pi) * (x + 0.044715 x^3)`
+//!
+//! The CPU path evaluates both with its own vector exponential, spread over the threads.
+#![allow(unsafe_op_in_unsafe_fn)] // kernels run under `#[target_feature]` as a whole
 
 use crate::check;
+use crate::rows::map_rows;
+use crate::simd::{Vector, activate, dispatch, load_n, store_n};
 use candle_core::{DType, Result, Tensor};
 
 /// Activation applied to the result of a [`Linear`](crate::Linear) while it is still in cache.
@@ -18,16 +24,54 @@ pub enum Activation {
     Silu,
 }
 
-/// GELU in its tanh form, of every element of `x` (any shape). Errors for dtypes other than f32, bf16, f16.
+/// GELU in its tanh form, of every element of `x` (any shape). Errors for dtypes other than f32,
+/// bf16, f16.
 pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
     check::float("gelu_tanh", "x", x)?;
-    gelu_tanh_reference(x)
+    apply(x, Activation::GeluTanh)
 }
 
-/// `x * sigmoid(x)` of every element of `x` (any shape). Errors for dtypes other than f32, bf16, f16.
+/// `x * sigmoid(x)` of every element of `x` (any shape). Errors for dtypes other than f32, bf16,
+/// f16.
 pub fn silu(x: &Tensor) -> Result<Tensor> {
     check::float("silu", "x", x)?;
-    silu_reference(x)
+    apply(x, Activation::Silu)
+}
+
+fn apply(x: &Tensor, act: Activation) -> Result<Tensor> {
+    if !x.device().is_cpu() {
+        return activate_reference(x, act);
+    }
+    // Rows mean nothing here: any width will do.
+    map_rows(x, None, 1, |isa, chunk| {
+        // SAFETY: `out` holds as many elements as `x`.
+        unsafe { activate_slice(isa, chunk.x, chunk.out, act) }
+    })
+}
+
+dispatch! {
+    fn activate_slice(x: &[f32], out: *mut f32, act: Activation) = activate_slice_generic
+}
+
+#[inline(always)]
+unsafe fn activate_slice_generic<V: Vector>(x: &[f32], out: *mut f32, act: Activation) {
+    for i in (0..x.len()).step_by(V::LANES) {
+        let n = V::LANES.min(x.len() - i);
+        store_n(
+            activate(load_n::<V>(x.as_ptr().add(i), n), act),
+            out.add(i),
+            n,
+        );
+    }
+}
+
+/// Reference of any activation.
+pub(crate) fn activate_reference(x: &Tensor, act: Activation) -> Result<Tensor> {
+    match act {
+        Activation::None => Ok(x.clone()),
+        Activation::GeluTanh => gelu_tanh_reference(x),
+        Activation::Silu => silu_reference(x),
+    }
 }
 
 /// Reference of [`gelu_tanh`].

@@ -1,12 +1,18 @@
 //! Scaled dot-product attention: `softmax(q k^T * scale + bias) v`, per batch element and head.
 //!
 //! q [B, Lq, N, D], k and v [B, Lk, N, D], bias [N, Lq, Lk]; result [B, Lq, N, D].
+//!
+//! The CPU path works block by block (`flash.rs`) and reads the heads in place.
 
 use crate::check;
+use crate::data::{Floats, View, per_dtype, tensor};
+use crate::flash::{Inputs, Sizes, flash};
+use crate::isa::Isa;
+use crate::simd::Element;
 use candle_core::{D, DType, Result, Tensor, bail};
 
-/// Attention of `q` [B, Lq, N, D] over `k`, `v` [B, Lk, N, D] with the additive `bias` [N, Lq, Lk] (f32) if
-/// given. Errors if the shapes or dtypes disagree or there are no keys.
+/// Attention of `q` [B, Lq, N, D] over `k`, `v` [B, Lk, N, D] with the additive `bias` [N, Lq, Lk]
+/// (f32) if given. Errors if the shapes or dtypes disagree or there are no keys.
 pub fn attention(
     q: &Tensor,
     k: &Tensor,
@@ -50,7 +56,25 @@ pub fn attention(
         check::float(OP, "bias", bias)?;
         check::dims(OP, "bias", bias, &[n, lq, lk])?;
     }
-    attention_reference(q, k, v, scale, bias)
+    if !q.device().is_cpu() || q.elem_count() == 0 {
+        return attention_reference(q, k, v, scale, bias);
+    }
+    let sizes = Sizes {
+        batch: b,
+        queries: lq,
+        keys: lk,
+        heads: n,
+        width: d,
+    };
+    let bias = bias.map(Floats::new).transpose()?;
+    let bias = bias.as_ref().map(Floats::as_slice);
+    let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
+    let (q_view, k_view, v_view) = (View::new(&q)?, View::new(&k)?, View::new(&v)?);
+    let out = per_dtype!(q_view.slice(), q => {
+        let (k, v) = (Element::of(k_view.slice()), Element::of(v_view.slice()));
+        flash(Isa::current(), &Inputs { q, k, v, bias, scale: scale as f32 }, sizes)
+    });
+    tensor(out, q.dims(), q.dtype())
 }
 
 /// Queries handled at once by the reference, so that its score matrix stays bounded in long clips.

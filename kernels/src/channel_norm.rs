@@ -1,22 +1,62 @@
-//! Channel norm of the VAE, over the last dimension:
-//! `y = x / max(||x||_2, 1e-12) * sqrt(C) * gamma`, optionally followed by SiLU.
+//! Channel norm of the VAE, over the last dimension: `y = x / max(||x||_2, 1e-12) * sqrt(C) *
+//! gamma`, optionally followed by SiLU.
 //!
 //! x [.., C] (channels last), gamma [C].
+//!
+//! The CPU path goes over each pixel twice while it is in cache: sum of squares, then product and
+//! SiLU.
+#![allow(unsafe_op_in_unsafe_fn)] // kernels run under `#[target_feature]` as a whole
 
-use crate::check;
+use crate::data::Floats;
+use crate::rows::map_rows;
+use crate::simd::{Vector, activate, dispatch, load_n, store_n, sum_squares};
+use crate::{Activation, check};
 use candle_core::{D, DType, Result, Tensor};
 
 /// Smallest norm divided by, as `torch.nn.functional.normalize` has it.
 pub(crate) const MIN_NORM: f64 = 1e-12;
 
-/// Normalises every pixel of `x` [.., C] to length `sqrt(C)`, scales by `gamma` [C] and applies SiLU if
-/// asked. Errors if the shapes disagree.
+/// Normalises every pixel of `x` [.., C] to length `sqrt(C)`, scales by `gamma` [C] and applies
+/// SiLU if asked. Errors if the shapes disagree.
 pub fn channel_norm(x: &Tensor, gamma: &Tensor, silu: bool) -> Result<Tensor> {
     check::float("channel_norm", "x", x)?;
     check::float("channel_norm", "gamma", gamma)?;
     let c = check::last_dim("channel_norm", x)?;
     check::dims("channel_norm", "gamma", gamma, &[c])?;
-    channel_norm_reference(x, gamma, silu)
+    if !x.device().is_cpu() {
+        return channel_norm_reference(x, gamma, silu);
+    }
+    let gamma = Floats::new(gamma)?;
+    let gamma = gamma.as_slice();
+    let act = if silu {
+        Activation::Silu
+    } else {
+        Activation::None
+    };
+    map_rows(x, None, c, |isa, chunk| {
+        // SAFETY: `out` holds as many elements as `x`, both whole rows of gamma's length.
+        unsafe { channel_rows(isa, chunk.x, chunk.out, gamma, act) }
+    })
+}
+
+dispatch! {
+    fn channel_rows(x: &[f32], out: *mut f32, gamma: &[f32], act: Activation) = channel_generic
+}
+
+#[inline(always)]
+unsafe fn channel_generic<V: Vector>(x: &[f32], out: *mut f32, gamma: &[f32], act: Activation) {
+    let c = gamma.len();
+    for (row, x) in x.chunks_exact(c).enumerate() {
+        let out = out.add(row * c);
+        let norm = sum_squares::<V>(x, 0.0).sqrt().max(MIN_NORM);
+        let factor = V::splat(((c as f64).sqrt() / norm) as f32);
+        for i in (0..c).step_by(V::LANES) {
+            let n = V::LANES.min(c - i);
+            let y = load_n::<V>(x.as_ptr().add(i), n).mul(factor);
+            let y = y.mul(load_n(gamma.as_ptr().add(i), n));
+            store_n(activate(y, act), out.add(i), n);
+        }
+    }
 }
 
 /// Reference of [`channel_norm`].

@@ -1,11 +1,17 @@
-//! Layer norm over the last dimension, plain and with per-token modulation:
-//! `LN(x) = (x - mean) / sqrt(var + eps)`, var without Bessel's correction, then
-//! `LN(x) * weight + bias` or `LN(x) * (1 + scale) + shift`.
+//! Layer norm over the last dimension, plain and with per-token modulation: `LN(x) = (x - mean) /
+//! sqrt(var + eps)`, var without Bessel's correction, then `LN(x) * weight + bias` or `LN(x) * (1 +
+//! scale) + shift`.
 //!
-//! x [.., d]; weight, bias [d]; scale, shift [R, d] with R = 1 (one timestep for all tokens) or R = 2 (the
-//! first `first` tokens have their own: the given first frame of TI2V-5B).
+//! x [.., d]; weight, bias [d]; scale, shift [R, d] with R = 1 (one timestep for all tokens) or R =
+//! 2 (the first `first` tokens have their own: the given first frame of TI2V-5B).
+//!
+//! The CPU path goes over each row three times while it is in cache: mean, variance, result.
+#![allow(unsafe_op_in_unsafe_fn)] // kernels run under `#[target_feature]` as a whole
 
 use crate::check;
+use crate::data::Floats;
+use crate::rows::map_rows;
+use crate::simd::{Vector, dispatch, load_n, store_n, sum, sum_squares};
 use candle_core::{D, DType, Result, Tensor, bail};
 
 /// Layer norm of `x` [.., d] with optional (weight, bias), each [d]. Errors if the shapes disagree.
@@ -18,11 +24,24 @@ pub fn layer_norm(x: &Tensor, weight: Option<(&Tensor, &Tensor)>, eps: f64) -> R
         check::dims("layer_norm", "weight", w, &[d])?;
         check::dims("layer_norm", "bias", b, &[d])?;
     }
-    layer_norm_reference(x, weight, eps)
+    if !x.device().is_cpu() {
+        return layer_norm_reference(x, weight, eps);
+    }
+    let (factor, shift) = match weight {
+        Some((w, b)) => (Floats::new(w)?, Floats::new(b)?),
+        None => (Floats::Owned(vec![1.0; d]), Floats::Owned(vec![0.0; d])),
+    };
+    let affine = Affine {
+        factor: factor.as_slice(),
+        shift: shift.as_slice(),
+        first: 0,
+        d,
+    };
+    run(x, &affine, eps)
 }
 
-/// `LN(x) * (1 + scale) + shift` for `x` [L, d]; `scale`, `shift` [R, d] with R = 1, or R = 2 where the
-/// first `first` tokens use row 0 and the others row 1. Errors if the shapes disagree.
+/// `LN(x) * (1 + scale) + shift` for `x` [L, d]; `scale`, `shift` [R, d] with R = 1, or R = 2 where
+/// the first `first` tokens use row 0 and the others row 1. Errors if the shapes disagree.
 pub fn layer_norm_modulate(
     x: &Tensor,
     scale: &Tensor,
@@ -39,7 +58,76 @@ pub fn layer_norm_modulate(
     check::token_rows(OP, "scale", scale, len, d, first)?;
     check::token_rows(OP, "shift", shift, len, d, first)?;
     check::dims(OP, "shift", shift, scale.dims())?;
-    layer_norm_modulate_reference(x, scale, shift, first, eps)
+    if !x.device().is_cpu() {
+        return layer_norm_modulate_reference(x, scale, shift, first, eps);
+    }
+    let (scale, shift) = (Floats::new(scale)?, Floats::new(shift)?);
+    let factor: Vec<f32> = scale.as_slice().iter().map(|s| 1.0 + s).collect();
+    run(
+        x,
+        &Affine {
+            factor: &factor,
+            shift: shift.as_slice(),
+            first,
+            d,
+        },
+        eps,
+    )
+}
+
+/// Factor and shift [R, d] of the normalised rows; of two rows the second serves from row `first`
+/// of x on.
+struct Affine<'a> {
+    factor: &'a [f32],
+    shift: &'a [f32],
+    first: usize,
+    d: usize,
+}
+
+fn run(x: &Tensor, affine: &Affine<'_>, eps: f64) -> Result<Tensor> {
+    map_rows(x, None, affine.d, |isa, chunk| {
+        // SAFETY: `out` holds as many elements as `x`, both whole rows of d elements; `affine` has
+        // one or two.
+        unsafe { layer_rows(isa, chunk.row, chunk.x, chunk.out, affine, eps) }
+    })
+}
+
+dispatch! {
+    fn layer_rows(row: usize, x: &[f32], out: *mut f32, affine: &Affine<'_>, eps: f64) =
+        layer_generic
+}
+
+#[inline(always)]
+unsafe fn layer_generic<V: Vector>(
+    row0: usize,
+    x: &[f32],
+    out: *mut f32,
+    affine: &Affine<'_>,
+    eps: f64,
+) {
+    let d = affine.d;
+    for (row, x) in x.chunks_exact(d).enumerate() {
+        let out = out.add(row * d);
+        let offset = if row0 + row >= affine.first {
+            affine.factor.len() - d
+        } else {
+            0
+        };
+        let (factor, shift) = (&affine.factor[offset..], &affine.shift[offset..]);
+        let mean = (sum::<V>(x) / d as f64) as f32;
+        let variance = sum_squares::<V>(x, mean) / d as f64;
+        let mean = V::splat(mean);
+        let inverse = V::splat((variance + eps).sqrt().recip() as f32);
+        for i in (0..d).step_by(V::LANES) {
+            let n = V::LANES.min(d - i);
+            let y = load_n::<V>(x.as_ptr().add(i), n).sub(mean).mul(inverse);
+            let y = y.fma(
+                load_n(factor.as_ptr().add(i), n),
+                load_n(shift.as_ptr().add(i), n),
+            );
+            store_n(y, out.add(i), n);
+        }
+    }
 }
 
 /// `LN(x)` in f32, without weight.

@@ -1,36 +1,48 @@
 //! Tensor operations for Wan 2.2 that candle lacks or does slowly.
 //!
-//! One operation per file: formula in the header, shape checks, a plain reference composed of candle
-//! operations that runs on every device, and a fast CPU path. Public functions take and return candle
-//! tensors and choose the path by device, so that models are written once.
+//! One operation per file: formula in the header, shape checks, a plain reference composed of
+//! candle operations that runs on every device, and a fast CPU path. Public functions take and
+//! return candle tensors and choose the path by device, so that models are written once.
 //!
-//! Inputs are f32, bf16 or f16 and need not be contiguous; the result has the dtype of the main input
-//! and the arithmetic in between is f32. Wrong shapes are errors that name the operation, never panics.
+//! Inputs are f32, bf16 or f16 and need not be contiguous; the result has the dtype of the main
+//! input and the arithmetic in between is f32. Wrong shapes are errors that name the operation,
+//! never panics.
 #![warn(missing_docs)]
+#![allow(unsafe_code)] // vector intrinsics, shared output buffers; each block says why
 
 mod activation;
 mod attention;
 mod channel_norm;
 mod check;
 mod conv3d;
+mod data;
+mod doubled;
+mod flash;
+mod gather;
+mod gemm;
+mod isa;
 mod layer_norm;
 mod linear;
+mod pages;
 mod residual;
 mod rms_norm;
 mod rope;
+mod rows;
+mod simd;
 
 pub use activation::{Activation, gelu_tanh, silu};
 pub use attention::attention;
 pub use channel_norm::channel_norm;
 pub use conv3d::{Conv3d, Conv3dConfig};
+pub use isa::Isa;
 pub use layer_norm::{layer_norm, layer_norm_modulate};
 pub use linear::Linear;
 pub use residual::gate_residual;
 pub use rms_norm::rms_norm;
 pub use rope::rope;
 
-/// The same operations composed of candle's own: correct on every device, used where no fast path exists
-/// and as the yardstick of the tests.
+/// The same operations composed of candle's own: correct on every device, used where no fast path
+/// exists and as the yardstick of the tests.
 pub mod reference {
     pub use crate::activation::{gelu_tanh_reference as gelu_tanh, silu_reference as silu};
     pub use crate::attention::attention_reference as attention;

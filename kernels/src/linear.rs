@@ -1,18 +1,39 @@
 //! Linear layer: `y = act(x W^T + b)`.
 //!
 //! x [.., in], W [out, in], b [out]; result [.., out].
+//!
+//! On the CPU the weight is packed into panels when the layer is built, in its own dtype, and the
+//! tensor is let go; rows of x are multiplied by the panels in f32, and bias and activation follow
+//! on the hot tile.
 
-use crate::activation::{gelu_tanh_reference, silu_reference};
+use crate::activation::activate_reference;
+use crate::data::{Floats, View, per_dtype, tensor};
+use crate::gemm::{Dense, Finish, Packed, gemm};
 use crate::{Activation, check};
 use candle_core::{DType, Result, Tensor, bail};
+use std::sync::Arc;
 
-/// A linear layer. The weight may have another dtype than the input (bf16 weights, f32 activations).
+/// A linear layer. The weight may have another dtype than the input (bf16 weights, f32
+/// activations).
 #[derive(Debug, Clone)]
 pub struct Linear {
-    weight: Tensor,
-    bias: Option<Tensor>,
+    weight: Weight,
     in_features: usize,
     out_features: usize,
+}
+
+#[derive(Debug, Clone)]
+enum Weight {
+    /// On the CPU.
+    Packed {
+        weight: Arc<Packed>,
+        bias: Option<Arc<[f32]>>,
+    },
+    /// On other devices.
+    Plain {
+        weight: Tensor,
+        bias: Option<Tensor>,
+    },
 }
 
 impl Linear {
@@ -32,9 +53,19 @@ impl Linear {
             check::float("linear", "bias", bias)?;
             check::dims("linear", "bias", bias, &[out_features])?;
         }
+        let weight = if weight.device().is_cpu() {
+            let bias =
+                bias.map(|b| Ok::<_, candle_core::Error>(Floats::new(&b)?.as_slice().into()));
+            let packed = Packed::new(&weight.contiguous()?, out_features, |k| k)?;
+            Weight::Packed {
+                weight: Arc::new(packed),
+                bias: bias.transpose()?,
+            }
+        } else {
+            Weight::Plain { weight, bias }
+        };
         Ok(Self {
             weight,
-            bias,
             in_features,
             out_features,
         })
@@ -57,7 +88,25 @@ impl Linear {
                 self.in_features
             );
         }
-        linear_reference(x, &self.weight, self.bias.as_ref(), act)
+        match &self.weight {
+            Weight::Plain { weight, bias } => linear_reference(x, weight, bias.as_ref(), act),
+            Weight::Packed { weight, bias } => {
+                let mut shape = x.dims().to_vec();
+                shape.pop();
+                shape.push(self.out_features);
+                let x = x.contiguous()?;
+                let finish = Finish {
+                    bias: bias.as_deref(),
+                    residual: None,
+                    act,
+                };
+                let view = View::new(&x)?;
+                let y = per_dtype!(view.slice(), values => {
+                    gemm(&Dense { values, stride: self.in_features }, weight, &finish)
+                });
+                tensor(y, &shape, x.dtype())
+            }
+        }
     }
 
     /// Width of the input.
@@ -100,10 +149,7 @@ pub fn linear_reference(
             .to_dtype(DType::F32)?
             .broadcast_add(&bias.to_dtype(DType::F32)?)?;
     }
-    let y = match act {
-        Activation::None => y,
-        Activation::GeluTanh => gelu_tanh_reference(&y)?,
-        Activation::Silu => silu_reference(&y)?,
-    };
-    y.reshape(shape)?.to_dtype(x.dtype())
+    activate_reference(&y, act)?
+        .reshape(shape)?
+        .to_dtype(x.dtype())
 }

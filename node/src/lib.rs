@@ -1,1 +1,10 @@
-//! stub
+//! GPU-local node for the Leoma subnet: generates and serves Wan 2.2 video.
+
+pub mod cli;
+pub mod engine;
+pub mod error;
+pub mod generation;
+pub mod http;
+pub mod media;
+
+pub use error::{Error, Result};

@@ -99,6 +99,19 @@ pub struct VaeConfig {
     pub scale_factor_spatial: usize,
 }
 
+impl VaeConfig {
+    /// Pixel frames per latent frame after the first.
+    pub fn temporal_stride(&self) -> usize {
+        1 << self.temperal_downsample.iter().filter(|&&halved| halved).count()
+    }
+
+    /// Pixels per latent cell along each side, pixel patch included. Read off the structure: the field
+    /// `scale_factor_spatial` is absent or wrong in some published files.
+    pub fn spatial_stride(&self) -> usize {
+        self.patch_size.unwrap_or(1) << self.temperal_downsample.len()
+    }
+}
+
 fn patch_size() -> [usize; 3] {
     [1, 2, 2]
 }

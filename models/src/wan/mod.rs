@@ -1,5 +1,10 @@
 //! Wan 2.1 and 2.2: configuration, transformer, VAE, pipeline.
 
 mod config;
+pub mod pipeline;
+pub mod transformer;
+pub mod vae;
 
 pub use config::{TransformerConfig, VaeConfig};
+pub use transformer::WanTransformer3d;
+pub use vae::AutoencoderKlWan;

@@ -1,5 +1,33 @@
 //! Checkpoint files: layouts, policy checks, names, streaming loads.
+//!
+//! [`Checkpoint::open`] reads headers and configurations only; tensors are read one at a time through the
+//! [`TensorSource`] of a component, under diffusers names whatever the layout, cast while they stream in,
+//! checked for NaN and hashed. Pickle files are walked for tensors and never executed.
 
+mod checkpoint;
+mod config;
+mod folder;
+mod infer;
+mod inspect;
+pub mod names;
+mod pickle;
+mod pth;
+mod safetensors;
+mod source;
+mod stream;
+#[cfg(test)]
+mod test_support;
+#[cfg(test)]
+mod tests;
+mod validate;
 mod var_builder;
 
+pub use checkpoint::{Checkpoint, Component, Layout, ModelKind};
+pub use config::SchedulerConfig;
+pub use infer::latent_statistics;
+pub use inspect::{ComponentReport, Inspection, MemoryPlan, Problem, inspect};
+pub use stream::StoredDType;
+pub use validate::validate;
+pub(crate) use checkpoint::Sizes;
+pub(crate) use validate::tensor_shapes;
 pub use var_builder::{MemorySource, TensorSource, VarBuilder};

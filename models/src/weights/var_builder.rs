@@ -45,6 +45,11 @@ impl VarBuilder {
         Self { prefix: self.full(&name.to_string()), ..self.clone() }
     }
 
+    /// The same place with another target type.
+    pub fn with_dtype(&self, dtype: DType) -> Self {
+        Self { dtype, ..self.clone() }
+    }
+
     fn full(&self, name: &str) -> String {
         match (self.prefix.is_empty(), name.is_empty()) {
             (true, _) => name.to_owned(),

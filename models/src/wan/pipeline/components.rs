@@ -1,0 +1,202 @@
+//! Which networks of a checkpoint are in memory.
+
+use std::time::Instant;
+
+use candle_core::{DType, Device};
+
+use crate::error::{Error, Result};
+use crate::text::Umt5Encoder;
+use crate::wan::vae::{AutoencoderKlWan, VaeParts};
+use crate::wan::{WanTransformer3d, transformer::TextContext};
+use crate::weights::{Checkpoint, Component, VarBuilder};
+
+/// What stays in memory between uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Offload {
+    /// Everything, loaded once.
+    #[default]
+    None,
+    /// The VAE only; the text encoder and one expert at a time are loaded when needed and dropped after.
+    Experts,
+}
+
+impl std::str::FromStr for Offload {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "none" => Ok(Self::None),
+            "experts" => Ok(Self::Experts),
+            _ => Err(Error::caller("offload", format!("`{name}` is not one of none, experts"))),
+        }
+    }
+}
+
+impl std::fmt::Display for Offload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Experts => "experts",
+        })
+    }
+}
+
+/// The two experts of an A14B model; models with one expert only have [`Expert::HighNoise`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expert {
+    /// `transformer`, for noisy latents.
+    HighNoise,
+    /// `transformer_2`, for the last steps.
+    LowNoise,
+}
+
+impl Expert {
+    fn component(self) -> Component {
+        match self {
+            Self::HighNoise => Component::Transformer,
+            Self::LowNoise => Component::Transformer2,
+        }
+    }
+}
+
+/// Text contexts of one expert for the current prompts.
+#[derive(Debug, Clone)]
+pub(super) struct Contexts {
+    pub(super) cond: TextContext,
+    pub(super) uncond: Option<TextContext>,
+}
+
+/// The networks in memory.
+#[derive(Debug)]
+pub(super) struct Components {
+    checkpoint: Checkpoint,
+    dtype: DType,
+    device: Device,
+    offload: Offload,
+    text: Option<Umt5Encoder>,
+    vae: Option<(AutoencoderKlWan, VaeParts)>,
+    experts: [Option<WanTransformer3d>; 2],
+    /// Seconds spent reading weights since the last [`Components::take_load_time`].
+    load_s: f64,
+}
+
+impl Components {
+    pub(super) fn new(
+        checkpoint: Checkpoint,
+        dtype: DType,
+        device: Device,
+        offload: Offload,
+    ) -> Self {
+        Self {
+            checkpoint,
+            dtype,
+            device,
+            offload,
+            text: None,
+            vae: None,
+            experts: [None, None],
+            load_s: 0.0,
+        }
+    }
+
+    pub(super) fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    pub(super) fn device(&self) -> &Device {
+        &self.device
+    }
+
+    pub(super) fn offload(&self) -> Offload {
+        self.offload
+    }
+
+    pub(super) fn take_load_time(&mut self) -> f64 {
+        std::mem::take(&mut self.load_s)
+    }
+
+    fn builder(&self, component: Component) -> Result<VarBuilder> {
+        let source = self.checkpoint.source(component)?;
+        Ok(VarBuilder::new(source, self.dtype, &self.device))
+    }
+
+    /// The text encoder, loaded when it is not there.
+    pub(super) fn text(&mut self) -> Result<&Umt5Encoder> {
+        if self.text.is_none() {
+            let start = Instant::now();
+            let vb = self.builder(Component::TextEncoder)?;
+            self.text = Some(Umt5Encoder::new(self.checkpoint.text_config(), vb)?);
+            self.load_s += start.elapsed().as_secs_f64();
+        }
+        self.text.as_ref().ok_or_else(|| Error::local("text encoder is gone"))
+    }
+
+    /// Drops the text encoder when experts are offloaded.
+    pub(super) fn text_done(&mut self) {
+        if self.offload == Offload::Experts {
+            self.text = None;
+            release_freed_memory();
+        }
+    }
+
+    /// The VAE with at least the parts asked for.
+    pub(super) fn vae(&mut self, parts: VaeParts) -> Result<&AutoencoderKlWan> {
+        let enough = matches!(&self.vae, Some((_, have)) if *have == parts || *have == VaeParts::Both);
+        if !enough {
+            let start = Instant::now();
+            // Without offloading the VAE serves many requests: take all of it at once. A part that is
+            // there already is dropped first, so that two copies are never held.
+            let parts = match (self.offload, self.vae.take()) {
+                (Offload::Experts, None) => parts,
+                _ => VaeParts::Both,
+            };
+            let vb = self.builder(Component::Vae)?;
+            self.vae =
+                Some((AutoencoderKlWan::new(self.checkpoint.vae_config(), vb, parts)?, parts));
+            self.load_s += start.elapsed().as_secs_f64();
+        }
+        self.vae
+            .as_ref()
+            .map(|(vae, _)| vae)
+            .ok_or_else(|| Error::local("VAE is gone"))
+    }
+
+    /// One expert; with offloading the other one is dropped first.
+    pub(super) fn expert(&mut self, expert: Expert) -> Result<&WanTransformer3d> {
+        let index = expert as usize;
+        if self.experts[index].is_none() {
+            let start = Instant::now();
+            if self.offload == Offload::Experts {
+                self.experts = [None, None];
+                release_freed_memory();
+            }
+            let vb = self.builder(expert.component())?;
+            let cfg = self.checkpoint.transformer_config(expert.component());
+            self.experts[index] = Some(WanTransformer3d::new(cfg, &vb)?);
+            self.load_s += start.elapsed().as_secs_f64();
+        }
+        self.experts[index].as_ref().ok_or_else(|| Error::local("expert is gone"))
+    }
+
+    /// Drops the experts when they are offloaded: decoding needs the memory more.
+    pub(super) fn experts_done(&mut self) {
+        if self.offload == Offload::Experts {
+            self.experts = [None, None];
+            release_freed_memory();
+        }
+    }
+}
+
+/// Hands freed pages back to the system: without it the allocator keeps the pieces of a dropped network,
+/// and the next network comes on top of them.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[allow(unsafe_code)]
+fn release_freed_memory() {
+    // SAFETY: malloc_trim has no preconditions; it only releases memory that nothing owns.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn release_freed_memory() {}

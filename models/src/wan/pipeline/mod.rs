@@ -1,0 +1,424 @@
+//! Prompt and first frame in, frames out: the whole of a generation.
+//!
+//! Equal to diffusers 0.35.2 `WanPipeline` and `WanImageToVideoPipeline` (the 5B model with an image runs
+//! in the latter with `expand_timesteps`). Order of work: text, noise, image, sampler steps (conditional
+//! pass, then unconditional), VAE decode streamed to a sink. Noise, sampler state and guidance result are
+//! f32; the transformer works in the pipeline's type, and guidance is combined in that type as diffusers
+//! does.
+
+mod components;
+mod condition;
+mod params;
+
+use std::time::Instant;
+
+use candle_core::{DType, Device, Tensor};
+
+pub use components::{Expert, Offload};
+pub use params::{GenerateParams, Observer, Stage, Timings, Unobserved};
+
+use self::components::{Components, Contexts};
+use self::condition::Condition;
+use super::transformer::{CONTEXT_LEN, ClipTimestep};
+use super::vae::VaeParts;
+use crate::error::{Error, Result};
+use crate::scheduler;
+use crate::text::{PromptTokenizer, clean_prompt};
+use crate::weights::{Checkpoint, ModelKind};
+
+/// Range of the model's timesteps.
+const NUM_TRAIN_TIMESTEPS: f64 = 1000.0;
+
+/// A checkpoint ready to generate.
+#[derive(Debug)]
+pub struct WanPipeline {
+    components: Components,
+    tokenizer: PromptTokenizer,
+}
+
+/// Encoded prompts: real rows only, `[n, d]`.
+struct PromptEmbeds {
+    cond: Tensor,
+    uncond: Option<Tensor>,
+}
+
+impl WanPipeline {
+    /// Prepares a checkpoint; weights are read when first needed, or by [`WanPipeline::load`].
+    ///
+    /// # Errors
+    /// [`Error::Artifact`] when the tokenizer cannot be read.
+    pub fn new(
+        checkpoint: Checkpoint,
+        dtype: DType,
+        device: &Device,
+        offload: Offload,
+    ) -> Result<Self> {
+        let tokenizer = PromptTokenizer::open(checkpoint.tokenizer_dir())?;
+        Ok(Self {
+            components: Components::new(checkpoint, dtype, device.clone(), offload),
+            tokenizer,
+        })
+    }
+
+    /// The checkpoint behind the pipeline.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        self.components.checkpoint()
+    }
+
+    /// Reads everything that stays in memory, so that the first request does not pay for it. With
+    /// [`Offload::Experts`] only the VAE does.
+    ///
+    /// # Errors
+    /// [`Error::Artifact`] for unusable weights.
+    pub fn load(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        let two = self.checkpoint().has_second_expert();
+        let resident = self.components.offload() == Offload::None;
+        let total = if resident { 3 + usize::from(two) } else { 1 };
+        observer.progress(Stage::Load, 0, total);
+        self.components.vae(VaeParts::Both)?;
+        observer.progress(Stage::Load, 1, total);
+        if resident {
+            self.components.text()?;
+            observer.progress(Stage::Load, 2, total);
+            self.components.expert(Expert::HighNoise)?;
+            observer.progress(Stage::Load, 3, total);
+            if two {
+                self.components.expert(Expert::LowNoise)?;
+                observer.progress(Stage::Load, 4, total);
+            }
+        }
+        Ok(())
+    }
+
+    /// Pixels along height and width that one token covers: sizes must be multiples of it.
+    pub fn size_multiple(checkpoint: &Checkpoint) -> [usize; 2] {
+        let stride = checkpoint.vae_config().spatial_stride();
+        let patch = checkpoint.transformer_config(crate::weights::Component::Transformer).patch_size;
+        [stride * patch[1], stride * patch[2]]
+    }
+
+    /// Generates a clip.
+    ///
+    /// `image` is the prepared first frame, `[3, H, W]` f32 in [-1, 1] of the size in `params`. `sink`
+    /// takes the decoded frames in order, `[3, f, H, W]` f32 in [-1, 1]. `cancelled` is asked before every
+    /// transformer block and every latent frame.
+    ///
+    /// # Errors
+    /// [`Error::Caller`] for values the model cannot use, [`Error::Artifact`] for broken weights,
+    /// [`Error::Cancelled`], and whatever `sink` returns.
+    pub fn generate(
+        &mut self,
+        params: &GenerateParams,
+        image: Option<&Tensor>,
+        observer: &mut dyn Observer,
+        cancelled: &dyn Fn() -> bool,
+        sink: &mut dyn FnMut(Tensor) -> Result<()>,
+    ) -> Result<Timings> {
+        Self::check_task(self.checkpoint(), params, image.is_some())?;
+        if let Some(image) = image
+            && image.dims() != [3, params.height, params.width]
+        {
+            let (found, h, w) = (image.dims(), params.height, params.width);
+            return Err(Error::caller("image", format!("is {found:?}, expected [3, {h}, {w}]")));
+        }
+        self.components.take_load_time();
+        let mut timings = Timings::default();
+
+        let start = Instant::now();
+        let embeds = self.encode_prompts(params, observer)?;
+        timings.text_encode_s = self.without_load(start, &mut timings);
+
+        let noise = self.noise(params)?;
+        if observer.wants_tensors() {
+            observer.tensor("noise", &noise.unsqueeze(0)?)?;
+        }
+        stop_if(cancelled)?;
+
+        let start = Instant::now();
+        let condition = self.encode_image(params, image, observer)?;
+        timings.image_encode_s = self.without_load(start, &mut timings);
+        stop_if(cancelled)?;
+
+        let start = Instant::now();
+        let latents = self.denoise(params, noise, &embeds, &condition, observer, cancelled)?;
+        let latents = condition.finish(latents)?;
+        self.components.experts_done();
+        timings.denoise_s = self.without_load(start, &mut timings);
+        if observer.wants_tensors() {
+            observer.tensor("latents.final", &latents.unsqueeze(0)?)?;
+        }
+        self.check_finite(&latents)?;
+
+        let start = Instant::now();
+        let sink_s = self.decode(params, &latents, observer, cancelled, sink)?;
+        timings.vae_decode_s = self.without_load(start, &mut timings) - sink_s;
+        Ok(timings)
+    }
+
+    /// Seconds since `start` less those spent reading weights, which go to `load_s`.
+    fn without_load(&mut self, start: Instant, timings: &mut Timings) -> f64 {
+        let load = self.components.take_load_time();
+        timings.load_s += load;
+        (start.elapsed().as_secs_f64() - load).max(0.0)
+    }
+
+    /// Checks the request against the model, before anything is computed.
+    ///
+    /// # Errors
+    /// [`Error::Caller`] naming the field and the nearest value that works.
+    pub fn check_task(
+        checkpoint: &Checkpoint,
+        params: &GenerateParams,
+        with_image: bool,
+    ) -> Result<()> {
+        params.validate()?;
+        let temporal = checkpoint.vae_config().temporal_stride();
+        if params.num_frames % temporal != 1 % temporal {
+            return Err(Error::caller(
+                "num_frames",
+                format!("{} is not {temporal}n + 1", params.num_frames),
+            ));
+        }
+        let [mh, mw] = Self::size_multiple(checkpoint);
+        for (field, size, multiple) in
+            [("height", params.height, mh), ("width", params.width, mw)]
+        {
+            if size % multiple != 0 {
+                let below = (size / multiple * multiple).max(multiple);
+                return Err(Error::caller(
+                    field,
+                    format!(
+                        "{size} is not a multiple of {multiple}, which this model needs; try {below} or {}",
+                        (size / multiple + 1) * multiple
+                    ),
+                ));
+            }
+        }
+        let rope = checkpoint
+            .transformer_config(crate::weights::Component::Transformer)
+            .rope_max_seq_len;
+        let longest = [
+            ("num_frames", (params.num_frames - 1) / temporal + 1),
+            ("height", params.height / mh),
+            ("width", params.width / mw),
+        ];
+        for (field, positions) in longest {
+            if positions > rope {
+                return Err(Error::caller(
+                    field,
+                    format!("needs {positions} positions; the model knows {rope}"),
+                ));
+            }
+        }
+        match (checkpoint.kind(), with_image) {
+            (ModelKind::I2vA14b, false) => Err(Error::caller(
+                "image",
+                "this checkpoint is an image-to-video model and needs a first frame",
+            )),
+            (ModelKind::T2vA14b | ModelKind::Wan21T2v, true) => Err(Error::caller(
+                "image",
+                "this checkpoint is a text-to-video model and takes no image; leave it out or use an \
+                 I2V-A14B or TI2V-5B checkpoint",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn encode_prompts(
+        &mut self,
+        params: &GenerateParams,
+        observer: &mut dyn Observer,
+    ) -> Result<PromptEmbeds> {
+        let mut prompts = vec![("prompt", &params.prompt)];
+        if params.guided() {
+            prompts.push(("negative", &params.negative_prompt));
+        }
+        observer.progress(Stage::TextEncode, 0, prompts.len());
+        let mut rows = Vec::with_capacity(2);
+        for (done, (name, text)) in prompts.iter().enumerate() {
+            let ids = self.tokenizer.encode(&clean_prompt(text))?;
+            let embedded = self.components.text()?.forward(&ids)?;
+            if observer.wants_tensors() {
+                let padded = self.padded_tokens(&ids)?;
+                observer.tensor(&format!("tokens.{name}"), &padded)?;
+                let (n, _) = embedded.dims2()?;
+                let padded = embedded.pad_with_zeros(0, 0, CONTEXT_LEN - n)?.unsqueeze(0)?;
+                observer.tensor(&format!("text.{name}"), &padded)?;
+            }
+            rows.push(embedded);
+            observer.progress(Stage::TextEncode, done + 1, prompts.len());
+        }
+        self.components.text_done();
+        let mut rows = rows.into_iter();
+        match (rows.next(), rows.next()) {
+            (Some(cond), uncond) => Ok(PromptEmbeds { cond, uncond }),
+            (None, _) => Err(Error::local("no prompt was encoded")),
+        }
+    }
+
+    /// `[1, 512]` i32, padded as the reference pads.
+    fn padded_tokens(&self, ids: &[u32]) -> Result<Tensor> {
+        let mut padded = ids.iter().map(|&id| id as i32).collect::<Vec<_>>();
+        padded.resize(CONTEXT_LEN, self.tokenizer.pad_id() as i32);
+        Ok(Tensor::from_vec(padded, (1, CONTEXT_LEN), &Device::Cpu)?)
+    }
+
+    /// Initial noise `[z, T, h, w]` f32 on the pipeline's device.
+    fn noise(&self, params: &GenerateParams) -> Result<Tensor> {
+        let vae = self.checkpoint().vae_config();
+        let shape = [
+            vae.z_dim,
+            (params.num_frames - 1) / vae.temporal_stride() + 1,
+            params.height / vae.spatial_stride(),
+            params.width / vae.spatial_stride(),
+        ];
+        Ok(params.noise.sample(params.seed, &shape)?.to_device(self.components.device())?)
+    }
+
+    fn encode_image(
+        &mut self,
+        params: &GenerateParams,
+        image: Option<&Tensor>,
+        observer: &mut dyn Observer,
+    ) -> Result<Condition> {
+        let Some(image) = image else { return Ok(Condition::None) };
+        observer.progress(Stage::ImageEncode, 0, 1);
+        let device = self.components.device().clone();
+        let image = image.to_device(&device)?;
+        let kind = self.checkpoint().kind();
+        let temporal = self.checkpoint().vae_config().temporal_stride();
+        // The I2V condition covers the clip; the 5B model sees the image as a clip of one frame.
+        let frames = if kind == ModelKind::Ti2v5b { 1 } else { params.num_frames };
+        let latents = self.components.vae(VaeParts::Encoder)?.encode_image(&image, frames)?;
+        let condition = if kind == ModelKind::Ti2v5b {
+            if observer.wants_tensors() {
+                observer.tensor("image_latents", &latents.unsqueeze(0)?)?;
+            }
+            Condition::FirstFrame(latents)
+        } else {
+            let condition = Condition::channels(&latents, temporal, &device)?;
+            if let (true, Condition::Channels(channels)) = (observer.wants_tensors(), &condition) {
+                observer.tensor("condition", &channels.unsqueeze(0)?)?;
+            }
+            condition
+        };
+        observer.progress(Stage::ImageEncode, 1, 1);
+        Ok(condition)
+    }
+
+    fn denoise(
+        &mut self,
+        params: &GenerateParams,
+        noise: Tensor,
+        embeds: &PromptEmbeds,
+        condition: &Condition,
+        observer: &mut dyn Observer,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<Tensor> {
+        let steps = params.num_inference_steps;
+        let mut sampler = scheduler::build(params.scheduler, steps, params.flow_shift)?;
+        let timesteps = sampler.timesteps().to_vec();
+        if observer.wants_tensors() {
+            let values = timesteps.iter().map(|&t| t as f32).collect::<Vec<_>>();
+            observer.tensor("timesteps", &Tensor::new(values, &Device::Cpu)?)?;
+            observer.tensor("sigmas", &Tensor::new(sampler.sigmas(), &Device::Cpu)?)?;
+        }
+        let boundary = match (self.checkpoint().has_second_expert(), params.boundary_ratio) {
+            (true, Some(ratio)) => ratio * NUM_TRAIN_TIMESTEPS,
+            _ => f64::NEG_INFINITY,
+        };
+
+        observer.progress(Stage::Denoise, 0, steps);
+        let mut latents = noise;
+        let mut prepared: Option<(Expert, Contexts)> = None;
+        for (step, &t) in timesteps.iter().enumerate() {
+            stop_if(cancelled)?;
+            let (expert, guidance) = if t >= boundary {
+                (Expert::HighNoise, params.guidance_scale)
+            } else {
+                (Expert::LowNoise, params.guidance_scale_2)
+            };
+            if !matches!(&prepared, Some((current, _)) if *current == expert) {
+                // Contexts of the expert that is done go before the next one comes.
+                drop(prepared.take());
+                prepared = Some((expert, self.contexts(expert, embeds)?));
+            }
+            let Some((_, contexts)) = &prepared else { continue };
+            let model = self.components.expert(expert)?;
+            let input = condition.model_input(&latents)?;
+            let timestep = ClipTimestep { t, first_frame: condition.first_frame_timestep() };
+            let cond = model.forward(&input, timestep, &contexts.cond, cancelled)?;
+            if observer.wants_tensors() {
+                observer.tensor(&format!("velocity_cond.{step:02}"), &cond.unsqueeze(0)?)?;
+            }
+            let velocity = match &contexts.uncond {
+                None => cond,
+                Some(context) => {
+                    let uncond = model.forward(&input, timestep, context, cancelled)?;
+                    if observer.wants_tensors() {
+                        observer
+                            .tensor(&format!("velocity_uncond.{step:02}"), &uncond.unsqueeze(0)?)?;
+                    }
+                    // v = v_u + g (v_c - v_u), each operation in the model's type.
+                    (&uncond + ((cond - &uncond)? * guidance)?)?
+                }
+            };
+            latents = sampler.step(step, &velocity.to_dtype(DType::F32)?, &latents)?;
+            if observer.wants_tensors() {
+                observer.tensor(&format!("latents.{step:02}"), &latents.unsqueeze(0)?)?;
+            }
+            observer.progress(Stage::Denoise, step + 1, steps);
+        }
+        Ok(latents)
+    }
+
+    fn contexts(&mut self, expert: Expert, embeds: &PromptEmbeds) -> Result<Contexts> {
+        let model = self.components.expert(expert)?;
+        Ok(Contexts {
+            cond: model.encode_context(&embeds.cond)?,
+            uncond: embeds.uncond.as_ref().map(|rows| model.encode_context(rows)).transpose()?,
+        })
+    }
+
+    /// Decodes into `sink`; returns the seconds spent there.
+    fn decode(
+        &mut self,
+        params: &GenerateParams,
+        latents: &Tensor,
+        observer: &mut dyn Observer,
+        cancelled: &dyn Fn() -> bool,
+        sink: &mut dyn FnMut(Tensor) -> Result<()>,
+    ) -> Result<f64> {
+        let total = latents.dim(1)?;
+        observer.progress(Stage::VaeDecode, 0, total);
+        let vae = self.components.vae(VaeParts::Decoder)?;
+        let (mut done, mut sink_s) = (0, 0.0);
+        let mut take = |frames: Tensor| -> Result<()> {
+            let start = Instant::now();
+            sink(frames)?;
+            sink_s += start.elapsed().as_secs_f64();
+            done += 1;
+            observer.progress(Stage::VaeDecode, done, total);
+            stop_if(cancelled)
+        };
+        vae.decode(latents, params.tiling, &mut take)?;
+        Ok(sink_s)
+    }
+
+    /// A broken checkpoint shows as NaN here: say so instead of returning black frames.
+    fn check_finite(&self, latents: &Tensor) -> Result<()> {
+        let sum = latents.abs()?.sum_all()?.to_dtype(DType::F32)?.to_scalar::<f32>()?;
+        if sum.is_finite() {
+            return Ok(());
+        }
+        Err(Error::artifact(
+            self.checkpoint().root(),
+            "the transformer produced values that are not finite; the weights are damaged, or too large \
+             for the compute type (try --dtype bf16 or f32)",
+        ))
+    }
+}
+
+fn stop_if(cancelled: &dyn Fn() -> bool) -> Result<()> {
+    if cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+}

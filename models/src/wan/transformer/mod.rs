@@ -1,0 +1,217 @@
+//! The Wan diffusion transformer (one expert), equal to diffusers 0.35.2 `WanTransformer3DModel`.
+//!
+//! Paper: arXiv 2503.20314 (Wan). Weights: diffusers names (`blocks.N.attn1.to_q.weight`, …); the official
+//! names are mapped by [`crate::weights`]. Input `[C, T, h, w]` latents, output velocity of the same grid.
+//! The 5B model with an image has two timesteps in one clip (0 for the first latent frame): two modulation
+//! rows are computed and spread over the tokens, never one row per token.
+
+mod block;
+mod embedding;
+mod load;
+mod rotary;
+
+use candle_core::{DType, Device, Tensor};
+use leoma_kernels::{Linear, layer_norm_modulate};
+
+pub use block::{CrossKeyValue, WanTransformerBlock};
+pub use embedding::{CONTEXT_LEN, ConditionEmbedder, TimeRows};
+pub use rotary::RotaryTables;
+
+use super::TransformerConfig;
+use crate::error::{Context, Error, Result};
+use crate::weights::VarBuilder;
+
+/// Keys and values of one prompt for every block of one expert.
+#[derive(Debug, Clone)]
+pub struct TextContext {
+    blocks: Vec<CrossKeyValue>,
+}
+
+/// The timesteps of one call.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ClipTimestep {
+    /// Timestep of all latent frames, in thousandths of the noise range.
+    pub t: f64,
+    /// Timestep of latent frame 0 when it differs (0 for a given first frame of the 5B model).
+    pub first_frame: Option<f64>,
+}
+
+/// One expert of a Wan model.
+#[derive(Debug)]
+pub struct WanTransformer3d {
+    cfg: TransformerConfig,
+    patch_embedding: Linear,
+    condition: ConditionEmbedder,
+    blocks: Vec<WanTransformerBlock>,
+    scale_shift_table: Tensor,
+    proj_out: Linear,
+    dtype: DType,
+    device: Device,
+}
+
+impl WanTransformer3d {
+    /// Loads the expert behind `vb`.
+    pub fn new(cfg: &TransformerConfig, vb: &VarBuilder) -> Result<Self> {
+        let d = cfg.dim();
+        let [pt, ph, pw] = cfg.patch_size;
+        let patch = cfg.in_channels * pt * ph * pw;
+        // A convolution whose kernel equals its stride is a linear layer on flattened (c, kt, kh, kw) patches.
+        let weight = vb
+            .get([d, cfg.in_channels, pt, ph, pw], "patch_embedding.weight")?
+            .reshape((d, patch))?;
+        let bias = vb.get([d], "patch_embedding.bias")?;
+        let blocks = (0..cfg.num_layers)
+            .map(|index| WanTransformerBlock::new(cfg, &vb.pp("blocks").pp(index)))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            patch_embedding: Linear::new(weight, Some(bias))?,
+            condition: ConditionEmbedder::new(cfg, &vb.pp("condition_embedder"))?,
+            blocks,
+            scale_shift_table: vb.get_f32([1, 2, d], "scale_shift_table")?,
+            proj_out: load::linear(d, cfg.out_channels * pt * ph * pw, &vb.pp("proj_out"))?,
+            cfg: cfg.clone(),
+            dtype: vb.dtype(),
+            device: vb.device().clone(),
+        })
+    }
+
+    /// The configuration the expert was built from.
+    pub fn config(&self) -> &TransformerConfig {
+        &self.cfg
+    }
+
+    /// Prepares a prompt: text rows `[n, text_dim]` (real tokens only) → keys and values of every block,
+    /// as if the rows had been padded with zeros to [`CONTEXT_LEN`].
+    pub fn encode_context(&self, text: &Tensor) -> Result<TextContext> {
+        let (n, text_dim) = text.dims2()?;
+        if n > CONTEXT_LEN {
+            return Err(Error::caller("prompt", format!("{n} tokens; at most {CONTEXT_LEN}")));
+        }
+        let zero = Tensor::zeros((1, text_dim), text.dtype(), text.device())?;
+        let context = self.condition.text(&Tensor::cat(&[text, &zero], 0)?)?; // [n + 1, d]
+        let blocks = self
+            .blocks
+            .iter()
+            .map(|block| block.cross_key_value(&context, CONTEXT_LEN - n))
+            .collect::<Result<_>>()?;
+        Ok(TextContext { blocks })
+    }
+
+    /// Predicts the velocity.
+    ///
+    /// **Shapes**: `latents [C_in, T, h, w]`, any float type → `[C_out, T, h, w]` in the model's type.
+    /// `cancelled` is asked before every block.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`]; [`Error::Caller`] when the grid does not divide by the patch.
+    pub fn forward(
+        &self,
+        latents: &Tensor,
+        timestep: ClipTimestep,
+        context: &TextContext,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<Tensor> {
+        let (tokens, grid) = self.patchify(&latents.to_dtype(self.dtype)?)?;
+        let rotary = RotaryTables::new(self.cfg.attention_head_dim, grid, &self.device)?;
+        let (rows, first) = match timestep.first_frame {
+            None => (vec![timestep.t], 0),
+            Some(first_frame) => (vec![first_frame, timestep.t], grid[1] * grid[2]),
+        };
+        let time = self.condition.time(&rows, &self.device)?;
+
+        let mut x = self.patch_embedding.forward(&tokens)?; // [L, d]
+        for (index, (block, cross)) in self.blocks.iter().zip(&context.blocks).enumerate() {
+            if cancelled() {
+                return Err(Error::Cancelled);
+            }
+            x = block.forward(&x, &time.modulation, first, &rotary, cross).map_err(|error| {
+                match error {
+                    Error::Tensor { context, source } => Error::Tensor {
+                        context: format!("transformer block {index}: {context}"),
+                        source,
+                    },
+                    other => other,
+                }
+            })?;
+        }
+
+        // [1, 2, d] + [R, 1, d] → shift and scale, [R, d] each.
+        let head = self.scale_shift_table.broadcast_add(&time.temb.unsqueeze(1)?)?;
+        let shift = head.narrow(1, 0, 1)?.squeeze(1)?.contiguous()?;
+        let scale = head.narrow(1, 1, 1)?.squeeze(1)?.contiguous()?;
+        let x = layer_norm_modulate(&x, &scale, &shift, first, self.cfg.eps)?;
+        self.unpatchify(&self.proj_out.forward(&x)?, grid)
+    }
+
+    /// `[C, T, h, w] → [L, C * pt * ph * pw]` and the patch grid.
+    fn patchify(&self, latents: &Tensor) -> Result<(Tensor, [usize; 3])> {
+        let (c, t, h, w) = latents.dims4().context(|| "transformer input".into())?;
+        let [pt, ph, pw] = self.cfg.patch_size;
+        if c != self.cfg.in_channels || t % pt != 0 || h % ph != 0 || w % pw != 0 {
+            return Err(Error::caller(
+                "height, width",
+                format!(
+                    "latents of {c} channels on a {t}x{h}x{w} grid do not fit a model of {} channels \
+                     and patches of {pt}x{ph}x{pw}",
+                    self.cfg.in_channels
+                ),
+            ));
+        }
+        let (f, y, x) = (t / pt, h / ph, w / pw);
+        let tokens = latents
+            .reshape(&[c, f, pt, y, ph, x, pw])? // split each axis into grid and patch
+            .permute(vec![1, 3, 5, 0, 2, 4, 6])? // (f, y, x, c, kt, kh, kw)
+            .reshape((f * y * x, c * pt * ph * pw))?;
+        Ok((tokens, [f, y, x]))
+    }
+
+    /// `[L, pt * ph * pw * C] → [C, T, h, w]`, channel fastest within a patch.
+    fn unpatchify(&self, tokens: &Tensor, [f, y, x]: [usize; 3]) -> Result<Tensor> {
+        let [pt, ph, pw] = self.cfg.patch_size;
+        let c = self.cfg.out_channels;
+        Ok(tokens
+            .reshape(&[f, y, x, pt, ph, pw, c])?
+            .permute(vec![6, 0, 3, 1, 4, 2, 5])? // (c, f, kt, y, kh, x, kw)
+            .reshape((c, f * pt, y * ph, x * pw))?)
+    }
+}
+
+/// Every tensor one expert needs, with its shape, under diffusers names.
+pub fn tensor_shapes(cfg: &TransformerConfig) -> Vec<(String, Vec<usize>)> {
+    let d = cfg.dim();
+    let [pt, ph, pw] = cfg.patch_size;
+    let mut shapes: Vec<(String, Vec<usize>)> = Vec::new();
+    let linear = |shapes: &mut Vec<(String, Vec<usize>)>, name: &str, inputs, outputs| {
+        shapes.push((format!("{name}.weight"), vec![outputs, inputs]));
+        shapes.push((format!("{name}.bias"), vec![outputs]));
+    };
+    shapes.push(("patch_embedding.weight".into(), vec![d, cfg.in_channels, pt, ph, pw]));
+    shapes.push(("patch_embedding.bias".into(), vec![d]));
+    let condition = "condition_embedder";
+    linear(&mut shapes, &format!("{condition}.time_embedder.linear_1"), cfg.freq_dim, d);
+    linear(&mut shapes, &format!("{condition}.time_embedder.linear_2"), d, d);
+    linear(&mut shapes, &format!("{condition}.time_proj"), d, 6 * d);
+    linear(&mut shapes, &format!("{condition}.text_embedder.linear_1"), cfg.text_dim, d);
+    linear(&mut shapes, &format!("{condition}.text_embedder.linear_2"), d, d);
+    for index in 0..cfg.num_layers {
+        let block = format!("blocks.{index}");
+        shapes.push((format!("{block}.scale_shift_table"), vec![1, 6, d]));
+        for attention in ["attn1", "attn2"] {
+            for projection in ["to_q", "to_k", "to_v", "to_out.0"] {
+                linear(&mut shapes, &format!("{block}.{attention}.{projection}"), d, d);
+            }
+            for norm in ["norm_q", "norm_k"] {
+                shapes.push((format!("{block}.{attention}.{norm}.weight"), vec![d]));
+            }
+        }
+        if cfg.cross_attn_norm {
+            shapes.push((format!("{block}.norm2.weight"), vec![d]));
+            shapes.push((format!("{block}.norm2.bias"), vec![d]));
+        }
+        linear(&mut shapes, &format!("{block}.ffn.net.0.proj"), d, cfg.ffn_dim);
+        linear(&mut shapes, &format!("{block}.ffn.net.2"), cfg.ffn_dim, d);
+    }
+    shapes.push(("scale_shift_table".into(), vec![1, 2, d]));
+    linear(&mut shapes, "proj_out", d, cfg.out_channels * pt * ph * pw);
+    shapes
+}

@@ -1,0 +1,287 @@
+//! `leoma-node generate`: one clip on the command line.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Result;
+use candle_core::Tensor;
+use clap::{Args, ValueEnum};
+use leoma_models::Error;
+use leoma_models::noise::NoiseSource;
+use leoma_models::scheduler::SchedulerKind;
+use leoma_models::wan::pipeline::{Observer, Offload, Stage};
+use serde_json::json;
+
+use super::progress::Bars;
+use super::{DeviceArg, DtypeArg};
+use crate::generation::{
+    Dump, GenerationRequest, Generator, Output, Preset, Settings, noise_source,
+};
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// For people.
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct GenerateArgs {
+    /// Checkpoint folder: diffusers or official layout.
+    #[arg(long, value_name = "DIR", env = "LEOMA_NODE_MODEL")]
+    model: PathBuf,
+    /// First frame (PNG, JPEG or WebP). Without it: text to video, where the model can.
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// What should happen in the clip.
+    #[arg(long, value_name = "TEXT")]
+    prompt: String,
+    /// What should not be seen; default by preset.
+    #[arg(long, value_name = "TEXT")]
+    negative_prompt: Option<String>,
+    /// Frames of the clip; other counts than 4n + 1 are rounded as diffusers does.
+    #[arg(long)]
+    num_frames: Option<usize>,
+    /// Pixel rows.
+    #[arg(long)]
+    height: Option<usize>,
+    /// Pixel columns.
+    #[arg(long)]
+    width: Option<usize>,
+    /// Frames per second of the file.
+    #[arg(long)]
+    fps: Option<u32>,
+    /// Sampler steps.
+    #[arg(long)]
+    num_inference_steps: Option<usize>,
+    /// Guidance of the high-noise (or only) expert; at most 1 switches the second pass off.
+    #[arg(long)]
+    guidance_scale: Option<f64>,
+    /// Guidance of the low-noise expert; default: the same as --guidance-scale.
+    #[arg(long)]
+    guidance_scale_2: Option<f64>,
+    /// Shift of the sigma schedule; default: the checkpoint's, else the preset's.
+    #[arg(long)]
+    flow_shift: Option<f64>,
+    /// Share of the noise range from which the high-noise expert works.
+    #[arg(long)]
+    boundary_ratio: Option<f64>,
+    /// Sampler: unipc, euler or dpmpp.
+    #[arg(long)]
+    scheduler: Option<SchedulerKind>,
+    /// Seed of the initial noise.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Initial noise from a safetensors file (tensor `noise`).
+    #[arg(long, value_name = "FILE", conflicts_with = "noise_source")]
+    noise: Option<PathBuf>,
+    /// Generator of the initial noise: cpu, cuda:h100, cuda:4090, … or cuda:THREADS.
+    #[arg(long)]
+    noise_source: Option<NoiseSource>,
+    /// Family of defaults: leoma, diffusers or official.
+    #[arg(long, default_value = "leoma", env = "LEOMA_NODE_PRESET")]
+    preset: Preset,
+    /// Compute type: f32, bf16 or f16.
+    #[arg(long, default_value = "f32", env = "LEOMA_NODE_DTYPE")]
+    dtype: DtypeArg,
+    /// Where to compute: cpu, cuda, cuda:N or auto.
+    #[arg(long, default_value = "auto", env = "LEOMA_NODE_DEVICE")]
+    device: DeviceArg,
+    /// What to keep in memory: none (offload nothing) or experts (one expert at a time).
+    #[arg(long, default_value = "none", env = "LEOMA_NODE_OFFLOAD")]
+    offload: Offload,
+    /// x264 quality, 0 (lossless) to 51; default by preset.
+    #[arg(long)]
+    crf: Option<u8>,
+    /// The clip.
+    #[arg(long, value_name = "FILE", default_value = "out.mp4")]
+    output: PathBuf,
+    /// Also write every frame as PNG into this folder.
+    #[arg(long, value_name = "DIR")]
+    frames_dir: Option<PathBuf>,
+    /// Also write the intermediate tensors to this safetensors file.
+    #[arg(long, value_name = "FILE")]
+    dump: Option<PathBuf>,
+    /// Print every effective value and where it came from, and stop.
+    #[arg(long)]
+    print_config: bool,
+    /// How to print the result.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+    /// No progress bars.
+    #[arg(long, env = "LEOMA_NODE_NO_PROGRESS")]
+    no_progress: bool,
+}
+
+impl GenerateArgs {
+    fn request(&self) -> Result<GenerationRequest, crate::Error> {
+        Ok(GenerationRequest {
+            prompt: self.prompt.clone(),
+            negative_prompt: self.negative_prompt.clone(),
+            image: self.image.as_deref().map(read_image).transpose()?,
+            num_frames: self.num_frames,
+            height: self.height,
+            width: self.width,
+            fps: self.fps,
+            num_inference_steps: self.num_inference_steps,
+            guidance_scale: self.guidance_scale,
+            guidance_scale_2: self.guidance_scale_2,
+            flow_shift: self.flow_shift,
+            boundary_ratio: self.boundary_ratio,
+            scheduler: self.scheduler,
+            seed: self.seed,
+            noise_source: noise_source(self.noise.clone(), self.noise_source.clone())?,
+            crf: self.crf,
+        })
+    }
+}
+
+/// Reads the picture, but never more of a file than any picture may have.
+fn read_image(path: &Path) -> Result<Vec<u8>, crate::Error> {
+    let limit = crate::media::ImageLimits::default().max_bytes;
+    let unreadable = |error: std::io::Error| {
+        crate::Error::caller("image", format!("{} cannot be read: {error}", path.display()))
+    };
+    let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
+    if bytes > limit {
+        return Err(crate::Error::caller(
+            "image",
+            format!("{} has {bytes} bytes; at most {limit}", path.display()),
+        ));
+    }
+    std::fs::read(path).map_err(unreadable)
+}
+
+/// Bars on screen, tensors into the dump.
+struct Follow {
+    bars: Bars,
+    dump: Option<Dump>,
+}
+
+impl Observer for Follow {
+    fn progress(&mut self, stage: Stage, done: usize, total: usize) {
+        self.bars.progress(stage, done, total);
+    }
+
+    fn wants_tensors(&self) -> bool {
+        self.dump.is_some()
+    }
+
+    fn tensor(&mut self, name: &str, tensor: &Tensor) -> Result<(), Error> {
+        match &mut self.dump {
+            Some(dump) => dump.tensor(name, tensor),
+            None => Ok(()),
+        }
+    }
+}
+
+#[allow(clippy::print_stdout, clippy::print_stderr)]
+pub(super) fn run(args: GenerateArgs) -> Result<()> {
+    let request = args.request()?;
+    let device = args.device.open()?;
+    let mut generator = Generator::open(&args.model, args.dtype.0, &device, args.offload)?;
+    let (settings, image) = generator.resolver().resolve(&request, args.preset)?;
+    for warning in &settings.warnings {
+        eprintln!("warning: {warning}");
+    }
+    if args.print_config {
+        print_config(&settings, &args);
+        return Ok(());
+    }
+    check_writable(&args.output)?;
+    if let Some(path) = &args.dump {
+        check_writable(path)?;
+    }
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let on_signal = Arc::clone(&stop);
+    // Fails only when a handler exists already; then that one decides what Ctrl-C does.
+    let _ = ctrlc::set_handler(move || on_signal.store(true, Ordering::Relaxed));
+
+    let visible = !args.no_progress && std::io::stderr().is_terminal();
+    let mut follow =
+        Follow { bars: Bars::new(visible), dump: args.dump.as_ref().map(|_| Dump::default()) };
+    let output =
+        Output { mp4: Some(args.output.clone()), frames_dir: args.frames_dir.clone() };
+    let mut frames = args.dump.as_ref().map(|_| Dump::default());
+    let report = generator.run(
+        &settings,
+        image.as_ref(),
+        &output,
+        &mut follow,
+        frames.as_mut(),
+        &|| stop.load(Ordering::Relaxed),
+    )?;
+    follow.bars.finish();
+    if let (Some(path), Some(mut dump)) = (&args.dump, follow.dump.take()) {
+        if let Some(frames) = frames {
+            dump.absorb(frames);
+        }
+        dump.write(path)?;
+    }
+
+    match args.format {
+        Format::Json => {
+            let object = json!({
+                "output": args.output,
+                "seed": settings.params.seed,
+                "parameters": settings.parameters(),
+                "stages": report.stages,
+                "peak_memory_bytes": report.peak_memory_bytes,
+                "checkpoint_digest": report.checkpoint_digest,
+            });
+            println!("{object}");
+        }
+        Format::Text => {
+            let stages = &report.stages;
+            println!("{}", args.output.display());
+            eprintln!(
+                "{} frames of {}x{} in {:.1} s (load {:.1}, text {:.1}, image {:.1}, denoise {:.1}, \
+                 decode {:.1}, encode {:.1}); peak memory {:.0} MiB",
+                settings.params.num_frames,
+                settings.params.width,
+                settings.params.height,
+                stages.total(),
+                stages.load_s,
+                stages.text_encode_s,
+                stages.image_encode_s,
+                stages.denoise_s,
+                stages.vae_decode_s,
+                stages.video_encode_s,
+                report.peak_memory_bytes as f64 / f64::from(1 << 20),
+            );
+        }
+    }
+    Ok(())
+}
+
+#[allow(clippy::print_stdout)]
+fn print_config(settings: &Settings, args: &GenerateArgs) {
+    match args.format {
+        Format::Text => print!("{}", settings.table()),
+        Format::Json => {
+            let object = settings
+                .effective
+                .iter()
+                .map(|item| (item.name, json!({ "value": item.value, "origin": item.origin })))
+                .collect::<std::collections::BTreeMap<_, _>>();
+            println!("{}", json!(object));
+        }
+    }
+}
+
+/// Finds out before minutes of work whether the result can be written.
+fn check_writable(path: &Path) -> Result<(), crate::Error> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    tempfile::Builder::new().prefix(".leoma-").tempfile_in(folder).map(drop).map_err(|error| {
+        crate::Error::caller(
+            "output",
+            format!("{} cannot be written ({error}); choose another folder", folder.display()),
+        )
+    })
+}

@@ -1,0 +1,107 @@
+//! Where and in which type to compute: options shared by `generate` and `serve`.
+
+use std::str::FromStr;
+
+use candle_core::{DType, Device};
+use leoma_models::{Error, Result};
+
+/// `--dtype`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DtypeArg(pub(crate) DType);
+
+impl FromStr for DtypeArg {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Ok(Self(match name {
+            "f32" => DType::F32,
+            "bf16" => DType::BF16,
+            "f16" => DType::F16,
+            _ => {
+                return Err(Error::caller("dtype", format!("`{name}` is not one of f32, bf16, f16")));
+            }
+        }))
+    }
+}
+
+/// `--device`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DeviceArg {
+    /// The processor.
+    Cpu,
+    /// A CUDA device by ordinal.
+    Cuda(usize),
+    /// CUDA device 0 when there is one, else the processor.
+    Auto,
+}
+
+impl FromStr for DeviceArg {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let wrong =
+            || Error::caller("device", format!("`{name}` is not one of cpu, cuda, cuda:N, auto"));
+        match name {
+            "cpu" => Ok(Self::Cpu),
+            "auto" => Ok(Self::Auto),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => {
+                let ordinal = name.strip_prefix("cuda:").ok_or_else(wrong)?;
+                ordinal.parse().map(Self::Cuda).map_err(|_| wrong())
+            }
+        }
+    }
+}
+
+impl DeviceArg {
+    /// Opens the device. `auto` falls back to the processor and says why.
+    ///
+    /// # Errors
+    /// [`Error::Local`] when a CUDA device was asked for and cannot be had.
+    pub(crate) fn open(self) -> Result<Device> {
+        match self {
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Cuda(ordinal) => cuda(ordinal),
+            Self::Auto => cuda(0).or_else(|error| {
+                tracing::info!("computing on the CPU: {error}");
+                Ok(Device::Cpu)
+            }),
+        }
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(_: usize) -> Result<Device> {
+    Err(Error::local(
+        "this build has no CUDA support; build with `--features cuda`, or use --device cpu",
+    ))
+}
+
+#[cfg(feature = "cuda")]
+fn cuda(ordinal: usize) -> Result<Device> {
+    // The driver bindings panic instead of returning an error when a library is missing.
+    let opened = std::panic::catch_unwind(|| Device::new_cuda(ordinal));
+    match opened {
+        Ok(Ok(device)) => Ok(device),
+        Ok(Err(error)) => Err(Error::local(format!("cuda:{ordinal}: {error}"))),
+        Err(_) => Err(Error::local(format!(
+            "cuda:{ordinal}: the CUDA libraries could not be loaded; check the driver installation"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn devices_and_types_parse() {
+        assert_eq!("cuda:3".parse::<DeviceArg>().unwrap(), DeviceArg::Cuda(3));
+        assert_eq!("bf16".parse::<DtypeArg>().unwrap().0, DType::BF16);
+        for wrong in ["gpu", "cuda:", "cuda:x", ""] {
+            assert!(wrong.parse::<DeviceArg>().is_err(), "{wrong}");
+        }
+        assert!("fp32".parse::<DtypeArg>().is_err());
+    }
+}
