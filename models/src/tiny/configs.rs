@@ -35,7 +35,12 @@ impl Configs {
             patch_size: [1, 2, 2],
             num_attention_heads: 2,
             attention_head_dim: if kind == ModelKind::Ti2v5b { 32 } else { 48 },
-            in_channels: vae.z_dim + if kind == ModelKind::I2vA14b { mask_and_image } else { 0 },
+            in_channels: vae.z_dim
+                + if kind == ModelKind::I2vA14b {
+                    mask_and_image
+                } else {
+                    0
+                },
             out_channels: vae.z_dim,
             text_dim: text.d_model,
             freq_dim: 256,
@@ -48,12 +53,19 @@ impl Configs {
             added_kv_proj_dim: None,
             rope_max_seq_len: 1024,
         };
-        Self { kind, transformer, vae, text }
+        Self {
+            kind,
+            transformer,
+            vae,
+            text,
+        }
     }
 
     pub(super) fn sizes(&self, component: Component) -> Sizes<'_> {
         match component {
-            Component::Transformer | Component::Transformer2 => Sizes::Transformer(&self.transformer),
+            Component::Transformer | Component::Transformer2 => {
+                Sizes::Transformer(&self.transformer)
+            }
             Component::Vae => Sizes::Vae(&self.vae),
             Component::TextEncoder => Sizes::Text(&self.text),
         }
@@ -65,7 +77,14 @@ impl Configs {
         let mut files = vec![
             ("model_index.json", self.model_index()),
             ("scheduler/scheduler_config.json", self.scheduler()),
-            ("vae/config.json", with(&json!(self.vae), &diffusers("AutoencoderKLWan"), &json!({"dropout": 0.0}))),
+            (
+                "vae/config.json",
+                with(
+                    &json!(self.vae),
+                    &diffusers("AutoencoderKLWan"),
+                    &json!({"dropout": 0.0}),
+                ),
+            ),
             ("text_encoder/config.json", self.text_config()),
             ("transformer/config.json", self.transformer_config()),
         ];
@@ -183,5 +202,10 @@ fn diffusers(class: &str) -> Value {
 
 /// The union of objects.
 fn with(a: &Value, b: &Value, c: &Value) -> Value {
-    [a, b, c].into_iter().filter_map(Value::as_object).flatten().map(|(k, v)| (k.clone(), v.clone())).collect()
+    [a, b, c]
+        .into_iter()
+        .filter_map(Value::as_object)
+        .flatten()
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect()
 }

@@ -7,15 +7,25 @@ pub(super) fn tensor(seed: u64, component: Component, name: &str, shape: &[usize
     let (mean, deviation) = scale(component, name, shape);
     let mut random = Random::new(seed, &format!("{component}/{name}"));
     let count = shape.iter().product();
-    (0..count).map(|_| (mean + deviation * random.normal()) as f32).collect()
+    (0..count)
+        .map(|_| (mean + deviation * random.normal()) as f32)
+        .collect()
 }
 
 /// Mean and standard deviation by the role of a tensor.
 fn scale(component: Component, name: &str, shape: &[usize]) -> (f64, f64) {
     let ends = |suffix: &str| name.ends_with(suffix);
-    let is_norm = ["norm", "norm1", "norm2", "norm_q", "norm_k", "norm_out", "layer_norm"]
-        .iter()
-        .any(|norm| ends(&format!("{norm}.weight")) || ends(&format!("{norm}.gamma")));
+    let is_norm = [
+        "norm",
+        "norm1",
+        "norm2",
+        "norm_q",
+        "norm_k",
+        "norm_out",
+        "layer_norm",
+    ]
+    .iter()
+    .any(|norm| ends(&format!("{norm}.weight")) || ends(&format!("{norm}.gamma")));
     // Inputs per output: everything but the first axis.
     let fan_in = shape[1..].iter().product::<usize>().max(1) as f64;
     let fan = |gain: f64| (0.0, gain / fan_in.sqrt());
@@ -72,9 +82,9 @@ struct Random(u64);
 impl Random {
     /// A stream for a name: FNV-1a of the name, mixed with the seed.
     fn new(seed: u64, name: &str) -> Self {
-        let hash = name
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
         let mut random = Self(seed);
         random.0 = random.next() ^ hash;
         random
@@ -93,7 +103,8 @@ impl Random {
         let mut sum = 0_u64;
         for _ in 0..3 {
             let bits = self.next();
-            sum += (bits & 0xffff) + ((bits >> 16) & 0xffff) + ((bits >> 32) & 0xffff) + (bits >> 48);
+            sum +=
+                (bits & 0xffff) + ((bits >> 16) & 0xffff) + ((bits >> 32) & 0xffff) + (bits >> 48);
         }
         // Twelve means of 65535/2, each of variance (65536^2 - 1) / 12.
         (sum as f64 - 6.0 * 65535.0) / 65536.0
@@ -109,8 +120,15 @@ mod tests {
         let values = tensor(1, Component::TextEncoder, "shared.weight", &[100, 200]);
         let n = values.len() as f64;
         let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
-        let variance = values.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / n;
-        assert!(mean.abs() < 0.02 && (variance - 1.0).abs() < 0.03, "{mean} {variance}");
+        let variance = values
+            .iter()
+            .map(|&v| (f64::from(v) - mean).powi(2))
+            .sum::<f64>()
+            / n;
+        assert!(
+            mean.abs() < 0.02 && (variance - 1.0).abs() < 0.03,
+            "{mean} {variance}"
+        );
     }
 
     #[test]
@@ -120,6 +138,14 @@ mod tests {
         assert_eq!(first, tensor(1, Component::Transformer, name, &[4, 4]));
         assert_ne!(first, tensor(2, Component::Transformer, name, &[4, 4]));
         assert_ne!(first, tensor(1, Component::Transformer2, name, &[4, 4]));
-        assert_ne!(first, tensor(1, Component::Transformer, "blocks.1.attn1.to_q.weight", &[4, 4]));
+        assert_ne!(
+            first,
+            tensor(
+                1,
+                Component::Transformer,
+                "blocks.1.attn1.to_q.weight",
+                &[4, 4]
+            )
+        );
     }
 }

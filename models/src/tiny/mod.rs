@@ -33,7 +33,11 @@ pub fn make_tiny(kind: ModelKind, seed: u64, out: &Path) -> Result<()> {
         _ => PathBuf::from("."),
     };
     fs::create_dir_all(&parent).map_err(|source| Error::io(&parent, source))?;
-    let staging = parent.join(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
+    let staging = parent.join(format!(
+        ".{}.{}.tmp",
+        name.to_string_lossy(),
+        std::process::id()
+    ));
     fs::create_dir(&staging).map_err(|source| Error::io(&staging, source))?;
     let staging = Staging(staging);
 
@@ -52,7 +56,10 @@ fn refuse_occupied(out: &Path) -> Result<()> {
     if occupied {
         return Err(Error::caller(
             "out",
-            format!("{} exists and is not an empty folder; choose another name or remove it", out.display()),
+            format!(
+                "{} exists and is not an empty folder; choose another name or remove it",
+                out.display()
+            ),
         ));
     }
     Ok(())
@@ -96,7 +103,10 @@ fn serialize(seed: u64, component: Component, shapes: &[(String, Vec<usize>)]) -
     let data: Vec<Vec<u8>> = shapes
         .iter()
         .map(|(name, shape)| {
-            init::tensor(seed, component, name, shape).iter().flat_map(|value| value.to_le_bytes()).collect()
+            init::tensor(seed, component, name, shape)
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect()
         })
         .collect();
     let failed = |error| Error::local(format!("tiny {component} does not serialize: {error}"));

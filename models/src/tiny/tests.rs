@@ -12,7 +12,11 @@ fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         if path.is_dir() {
-            found.extend(files(&path).into_iter().map(|(inner, bytes)| (format!("{name}/{inner}"), bytes)));
+            found.extend(
+                files(&path)
+                    .into_iter()
+                    .map(|(inner, bytes)| (format!("{name}/{inner}"), bytes)),
+            );
         } else {
             found.insert(name, fs::read(&path).unwrap());
         }
@@ -63,6 +67,9 @@ fn an_occupied_folder_is_left_alone() {
     assert!(files(&out) == before);
     let file = folder.path().join("file");
     fs::write(&file, "mine").unwrap();
-    assert_eq!(make_tiny(ModelKind::Ti2v5b, 0, &file).unwrap_err().fault(), Fault::Caller);
+    assert_eq!(
+        make_tiny(ModelKind::Ti2v5b, 0, &file).unwrap_err().fault(),
+        Fault::Caller
+    );
     assert_eq!(fs::read(&file).unwrap(), b"mine");
 }

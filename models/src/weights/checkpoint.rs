@@ -35,7 +35,12 @@ pub enum Component {
 
 impl Component {
     /// All components, in the order in which they are listed.
-    pub const ALL: [Self; 4] = [Self::Transformer, Self::Transformer2, Self::Vae, Self::TextEncoder];
+    pub const ALL: [Self; 4] = [
+        Self::Transformer,
+        Self::Transformer2,
+        Self::Vae,
+        Self::TextEncoder,
+    ];
 
     /// Folder in the diffusers layout.
     pub fn as_str(self) -> &'static str {
@@ -120,10 +125,16 @@ impl FromStr for ModelKind {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|kind| kind.as_str() == name).ok_or_else(|| {
-            let names: Vec<_> = Self::ALL.iter().map(|kind| kind.as_str()).collect();
-            Error::caller("kind", format!("{name:?} is not one of {}", names.join(", ")))
-        })
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.as_str() == name)
+            .ok_or_else(|| {
+                let names: Vec<_> = Self::ALL.iter().map(|kind| kind.as_str()).collect();
+                Error::caller(
+                    "kind",
+                    format!("{name:?} is not one of {}", names.join(", ")),
+                )
+            })
     }
 }
 
@@ -223,7 +234,10 @@ impl Checkpoint {
             .get(&component)
             .map(|source| Arc::clone(source) as Arc<dyn TensorSource>)
             .ok_or_else(|| {
-                Error::artifact(&self.root, format!("a {} checkpoint has no {component}", self.kind))
+                Error::artifact(
+                    &self.root,
+                    format!("a {} checkpoint has no {component}", self.kind),
+                )
             })
     }
 
@@ -301,7 +315,10 @@ impl Scan {
             scan.diffusers();
         } else if two.iter().any(|name| scan.folder.has_folder(name)) {
             scan.layout = Some(Layout::Official);
-            scan.official(&[(Component::Transformer, two[0]), (Component::Transformer2, two[1])]);
+            scan.official(&[
+                (Component::Transformer, two[0]),
+                (Component::Transformer2, two[1]),
+            ]);
         } else if scan.folder.has_file("config.json") {
             scan.layout = Some(Layout::Official);
             scan.official(&[(Component::Transformer, "")]);
@@ -354,7 +371,10 @@ impl Scan {
         let source = files.and_then(|files| FileSource::new(component, files, log));
         if let Some(source) = self.keep(source) {
             if let Some(variant) = unsupported_variant(&source) {
-                let path = source.files().first().map_or_else(PathBuf::new, |file| file.path.clone());
+                let path = source
+                    .files()
+                    .first()
+                    .map_or_else(PathBuf::new, |file| file.path.clone());
                 self.problems.push(Error::artifact(
                     path,
                     format!("holds tensors of {variant}, which is not supported; use a text-to-video or \
@@ -373,8 +393,10 @@ impl Scan {
         {
             self.problem(
                 "model_index.json",
-                format!("describes a {class}, which is not supported; WanPipeline and \
-                         WanImageToVideoPipeline are"),
+                format!(
+                    "describes a {class}, which is not supported; WanPipeline and \
+                         WanImageToVideoPipeline are"
+                ),
             );
         }
         match index.get("boundary_ratio") {
@@ -430,10 +452,15 @@ impl Scan {
         let scheduler = "scheduler/scheduler_config.json";
         if self.folder.has_file(scheduler) {
             let path = self.folder.path(scheduler);
-            let parsed = self.folder.json(scheduler).and_then(|object| config::scheduler(&path, &object));
+            let parsed = self
+                .folder
+                .json(scheduler)
+                .and_then(|object| config::scheduler(&path, &object));
             self.scheduler = self.keep(parsed);
         } else {
-            self.warnings.push(format!("{scheduler} is missing: the flow shift comes from the preset"));
+            self.warnings.push(format!(
+                "{scheduler} is missing: the flow shift comes from the preset"
+            ));
         }
         self.find_tokenizer(&["tokenizer"]);
     }
@@ -452,8 +479,12 @@ impl Scan {
             let relative = Path::new(folder).join("config.json");
             let path = self.folder.path(&relative);
             let object = self.folder.json(&relative);
-            let Some(object) = self.keep(object) else { continue };
-            let Some(source) = self.sources.get(&component).map(Arc::clone) else { continue };
+            let Some(object) = self.keep(object) else {
+                continue;
+            };
+            let Some(source) = self.sources.get(&component).map(Arc::clone) else {
+                continue;
+            };
             let warnings = &mut self.warnings;
             let parsed = infer::transformer(&source).and_then(|(patch, text)| {
                 config::official_transformer(&path, &object, patch, text, warnings)
@@ -466,30 +497,45 @@ impl Scan {
         let names = self.keep(names).unwrap_or_default();
         let tensors = |name: &String| name.ends_with(".pth") || name.ends_with(".safetensors");
         let pick = |fits: &dyn Fn(&str) -> bool| {
-            names.iter().find(|name| tensors(name) && fits(name)).cloned()
+            names
+                .iter()
+                .find(|name| tensors(name) && fits(name))
+                .cloned()
         };
         let text = pick(&|name| name.starts_with("models_t5"));
         let vae = pick(&|name| name.contains("VAE"));
         for (component, file, usual) in [
-            (Component::TextEncoder, text, "models_t5_umt5-xxl-enc-bf16.pth"),
+            (
+                Component::TextEncoder,
+                text,
+                "models_t5_umt5-xxl-enc-bf16.pth",
+            ),
             (Component::Vae, vae, "Wan2.1_VAE.pth or Wan2.2_VAE.pth"),
         ] {
             match file {
                 Some(file) => {
-                    let opened = self.folder.tensor_file(&self.folder.path(file)).map(|file| vec![file]);
+                    let opened = self
+                        .folder
+                        .tensor_file(&self.folder.path(file))
+                        .map(|file| vec![file]);
                     self.add_source(component, opened);
                 }
-                None => self.problem("", format!("no {component} is here, which is usually {usual}")),
+                None => self.problem(
+                    "",
+                    format!("no {component} is here, which is usually {usual}"),
+                ),
             }
         }
         if let Some(source) = self.sources.get(&Component::TextEncoder).map(Arc::clone) {
             let path = source.files()[0].path.clone();
-            let sizes = infer::text(&source).and_then(|cfg| config::check_text(&path, &cfg).map(|()| cfg));
+            let sizes =
+                infer::text(&source).and_then(|cfg| config::check_text(&path, &cfg).map(|()| cfg));
             self.text = self.keep(sizes);
         }
         if let Some(source) = self.sources.get(&Component::Vae).map(Arc::clone) {
             let path = source.files()[0].path.clone();
-            let sizes = infer::vae(&source).and_then(|cfg| config::check_vae(&path, &cfg).map(|()| cfg));
+            let sizes =
+                infer::vae(&source).and_then(|cfg| config::check_vae(&path, &cfg).map(|()| cfg));
             self.vae = self.keep(sizes);
         }
         self.find_tokenizer(&["google/umt5-xxl", "tokenizer"]);
@@ -508,13 +554,19 @@ impl Scan {
 
     /// The model follows from channels, experts and the VAE, never from sizes.
     fn decide_kind(&mut self) {
-        let (Some(transformer), Some(vae)) = (&self.transformer, &self.vae) else { return };
-        let two = self.sources.contains_key(&Component::Transformer2) || self.transformer_2.is_some();
+        let (Some(transformer), Some(vae)) = (&self.transformer, &self.vae) else {
+            return;
+        };
+        let two =
+            self.sources.contains_key(&Component::Transformer2) || self.transformer_2.is_some();
         let (inputs, z) = (transformer.in_channels, vae.z_dim);
         // Mask channels (one per frame of a latent frame) and the latents of the first frame.
         let conditioned = z + vae.scale_factor_temporal + z;
         let kind = if transformer.out_channels != z {
-            Err(format!("the transformer predicts {} channels, the VAE has {z}", transformer.out_channels))
+            Err(format!(
+                "the transformer predicts {} channels, the VAE has {z}",
+                transformer.out_channels
+            ))
         } else if inputs == z {
             match (two, vae.is_residual) {
                 (true, false) => Ok(ModelKind::T2vA14b),
@@ -537,8 +589,17 @@ impl Scan {
             ))
         };
         let same = self.transformer_2.as_ref().is_none_or(|second| {
-            (second.in_channels, second.out_channels, second.text_dim, second.patch_size)
-                == (inputs, transformer.out_channels, transformer.text_dim, transformer.patch_size)
+            (
+                second.in_channels,
+                second.out_channels,
+                second.text_dim,
+                second.patch_size,
+            ) == (
+                inputs,
+                transformer.out_channels,
+                transformer.text_dim,
+                transformer.patch_size,
+            )
         });
         let text_dim = transformer.text_dim;
         match kind {
@@ -546,13 +607,18 @@ impl Scan {
             Err(message) => self.problem("", message),
         }
         if !same {
-            self.problem("", "the two experts differ in channels, text width or patch; they are not a pair");
+            self.problem(
+                "",
+                "the two experts differ in channels, text width or patch; they are not a pair",
+            );
         }
         if let Some(text) = &self.text
             && text.d_model != text_dim
         {
-            let message =
-                format!("the text encoder gives rows of {}, the transformer takes {text_dim}", text.d_model);
+            let message = format!(
+                "the text encoder gives rows of {}, the transformer takes {text_dim}",
+                text.d_model
+            );
             self.problem("", message);
         }
         if self.layout == Some(Layout::Official) {
@@ -569,7 +635,10 @@ impl Scan {
 fn unsupported_variant(source: &FileSource) -> Option<&'static str> {
     const VARIANTS: [(&str, &str); 9] = [
         ("img_emb.", "Wan 2.1 image-to-video (CLIP branch)"),
-        ("condition_embedder.image_embedder.", "Wan 2.1 image-to-video (CLIP branch)"),
+        (
+            "condition_embedder.image_embedder.",
+            "Wan 2.1 image-to-video (CLIP branch)",
+        ),
         ("vace_", "VACE"),
         ("motion_encoder.", "Animate"),
         ("face_adapter.", "Animate"),
@@ -579,6 +648,9 @@ fn unsupported_variant(source: &FileSource) -> Option<&'static str> {
         ("ref_conv.", "reference control"),
     ];
     source.entries().find_map(|(name, _)| {
-        VARIANTS.iter().find(|(prefix, _)| name.starts_with(prefix)).map(|(_, variant)| *variant)
+        VARIANTS
+            .iter()
+            .find(|(prefix, _)| name.starts_with(prefix))
+            .map(|(_, variant)| *variant)
     })
 }

@@ -62,26 +62,91 @@ impl SchedulerConfig {
 
 /// Keys that are read or known to have no effect on inference.
 const TRANSFORMER_KEYS: &[&str] = &[
-    "patch_size", "num_attention_heads", "attention_head_dim", "in_channels", "out_channels", "text_dim",
-    "freq_dim", "ffn_dim", "num_layers", "cross_attn_norm", "qk_norm", "eps", "image_dim",
-    "added_kv_proj_dim", "rope_max_seq_len", "pos_embed_seq_len",
+    "patch_size",
+    "num_attention_heads",
+    "attention_head_dim",
+    "in_channels",
+    "out_channels",
+    "text_dim",
+    "freq_dim",
+    "ffn_dim",
+    "num_layers",
+    "cross_attn_norm",
+    "qk_norm",
+    "eps",
+    "image_dim",
+    "added_kv_proj_dim",
+    "rope_max_seq_len",
+    "pos_embed_seq_len",
 ];
 const OFFICIAL_KEYS: &[&str] = &[
-    "model_type", "dim", "ffn_dim", "freq_dim", "in_dim", "out_dim", "num_heads", "num_layers", "text_len",
-    "eps", "patch_size", "text_dim", "window_size", "qk_norm", "cross_attn_norm",
+    "model_type",
+    "dim",
+    "ffn_dim",
+    "freq_dim",
+    "in_dim",
+    "out_dim",
+    "num_heads",
+    "num_layers",
+    "text_len",
+    "eps",
+    "patch_size",
+    "text_dim",
+    "window_size",
+    "qk_norm",
+    "cross_attn_norm",
 ];
 const VAE_KEYS: &[&str] = &[
-    "base_dim", "decoder_base_dim", "z_dim", "dim_mult", "num_res_blocks", "attn_scales",
-    "temperal_downsample", "latents_mean", "latents_std", "is_residual", "in_channels", "out_channels",
-    "patch_size", "scale_factor_temporal", "scale_factor_spatial", "dropout", "clip_output",
+    "base_dim",
+    "decoder_base_dim",
+    "z_dim",
+    "dim_mult",
+    "num_res_blocks",
+    "attn_scales",
+    "temperal_downsample",
+    "latents_mean",
+    "latents_std",
+    "is_residual",
+    "in_channels",
+    "out_channels",
+    "patch_size",
+    "scale_factor_temporal",
+    "scale_factor_spatial",
+    "dropout",
+    "clip_output",
 ];
 const TEXT_KEYS: &[&str] = &[
-    "vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads", "relative_attention_num_buckets",
-    "relative_attention_max_distance", "layer_norm_epsilon", "architectures", "classifier_dropout",
-    "decoder_start_token_id", "dense_act_fn", "dropout_rate", "dtype", "torch_dtype", "eos_token_id",
-    "feed_forward_proj", "initializer_factor", "is_decoder", "is_encoder_decoder", "is_gated_act",
-    "model_type", "num_decoder_layers", "output_past", "pad_token_id", "scalable_attention",
-    "tie_word_embeddings", "tokenizer_class", "transformers_version", "use_cache",
+    "vocab_size",
+    "d_model",
+    "d_kv",
+    "d_ff",
+    "num_layers",
+    "num_heads",
+    "relative_attention_num_buckets",
+    "relative_attention_max_distance",
+    "layer_norm_epsilon",
+    "architectures",
+    "classifier_dropout",
+    "decoder_start_token_id",
+    "dense_act_fn",
+    "dropout_rate",
+    "dtype",
+    "torch_dtype",
+    "eos_token_id",
+    "feed_forward_proj",
+    "initializer_factor",
+    "is_decoder",
+    "is_encoder_decoder",
+    "is_gated_act",
+    "model_type",
+    "num_decoder_layers",
+    "output_past",
+    "pad_token_id",
+    "scalable_attention",
+    "tie_word_embeddings",
+    "tokenizer_class",
+    "transformers_version",
+    "use_cache",
 ];
 
 type Object = Map<String, Value>;
@@ -94,7 +159,10 @@ fn parse<T: DeserializeOwned>(path: &Path, object: &Object) -> Result<T> {
 fn unknown(path: &Path, object: &Object, known: &[&str], warnings: &mut Vec<String>) {
     for key in object.keys() {
         if !key.starts_with('_') && !known.contains(&key.as_str()) {
-            warnings.push(format!("{}: unknown key {key:?} is ignored", path.display()));
+            warnings.push(format!(
+                "{}: unknown key {key:?} is ignored",
+                path.display()
+            ));
         }
     }
 }
@@ -103,28 +171,40 @@ fn in_range(path: &Path, key: &str, value: usize, limit: usize) -> Result<()> {
     if (1..=limit).contains(&value) {
         return Ok(());
     }
-    Err(Error::artifact(path, format!("`{key}` is {value}; 1 to {limit} is accepted")))
+    Err(Error::artifact(
+        path,
+        format!("`{key}` is {value}; 1 to {limit} is accepted"),
+    ))
 }
 
 fn epsilon(path: &Path, key: &str, value: f64) -> Result<()> {
     if value > 0.0 && value < 0.1 {
         return Ok(());
     }
-    Err(Error::artifact(path, format!("`{key}` is {value}; a small positive number is expected")))
+    Err(Error::artifact(
+        path,
+        format!("`{key}` is {value}; a small positive number is expected"),
+    ))
 }
 
 fn class(path: &Path, object: &Object, expected: &str) -> Result<()> {
     match object.get("_class_name").and_then(Value::as_str) {
         Some(found) if found != expected => Err(Error::artifact(
             path,
-            format!("describes a {found}; {expected} is expected here, other variants are not supported"),
+            format!(
+                "describes a {found}; {expected} is expected here, other variants are not supported"
+            ),
         )),
         _ => Ok(()),
     }
 }
 
 /// `transformer/config.json` of diffusers.
-pub(super) fn transformer(path: &Path, object: &Object, warnings: &mut Vec<String>) -> Result<TransformerConfig> {
+pub(super) fn transformer(
+    path: &Path,
+    object: &Object,
+    warnings: &mut Vec<String>,
+) -> Result<TransformerConfig> {
     class(path, object, "WanTransformer3DModel")?;
     unknown(path, object, TRANSFORMER_KEYS, warnings);
     let cfg: TransformerConfig = parse(path, object)?;
@@ -175,7 +255,10 @@ pub(super) fn official_transformer(
     if official.dim % official.num_heads != 0 {
         return Err(Error::artifact(
             path,
-            format!("`dim` {} is not a multiple of `num_heads` {}", official.dim, official.num_heads),
+            format!(
+                "`dim` {} is not a multiple of `num_heads` {}",
+                official.dim, official.num_heads
+            ),
         ));
     }
     let cfg = TransformerConfig {
@@ -227,17 +310,25 @@ fn check_transformer(path: &Path, cfg: &TransformerConfig) -> Result<()> {
     if cfg.attention_head_dim % 2 != 0 || cfg.attention_head_dim < 6 {
         return Err(Error::artifact(
             path,
-            format!("`attention_head_dim` is {}; the three rotary axes need an even number of at least 6",
-                cfg.attention_head_dim),
+            format!(
+                "`attention_head_dim` is {}; the three rotary axes need an even number of at least 6",
+                cfg.attention_head_dim
+            ),
         ));
     }
     if cfg.freq_dim % 2 != 0 {
-        return Err(Error::artifact(path, format!("`freq_dim` is {}; it must be even", cfg.freq_dim)));
+        return Err(Error::artifact(
+            path,
+            format!("`freq_dim` is {}; it must be even", cfg.freq_dim),
+        ));
     }
     if let Some(norm) = cfg.qk_norm.as_deref()
         && norm != "rms_norm_across_heads"
     {
-        return Err(Error::artifact(path, format!("`qk_norm` {norm:?} is not supported; rms_norm_across_heads is")));
+        return Err(Error::artifact(
+            path,
+            format!("`qk_norm` {norm:?} is not supported; rms_norm_across_heads is"),
+        ));
     }
     Ok(())
 }
@@ -255,8 +346,12 @@ pub(super) fn vae(path: &Path, object: &Object, warnings: &mut Vec<String>) -> R
     if z == 16
         && let Some((mean, std)) = super::infer::latent_statistics(16)
     {
-        object.entry("latents_mean").or_insert_with(|| mean.to_vec().into());
-        object.entry("latents_std").or_insert_with(|| std.to_vec().into());
+        object
+            .entry("latents_mean")
+            .or_insert_with(|| mean.to_vec().into());
+        object
+            .entry("latents_std")
+            .or_insert_with(|| std.to_vec().into());
     }
     let cfg: VaeConfig = parse(path, &object)?;
     check_vae(path, &cfg)?;
@@ -266,7 +361,11 @@ pub(super) fn vae(path: &Path, object: &Object, warnings: &mut Vec<String>) -> R
 pub(super) fn check_vae(path: &Path, cfg: &VaeConfig) -> Result<()> {
     for (key, value, limit) in [
         ("base_dim", cfg.base_dim, 4096),
-        ("decoder_base_dim", cfg.decoder_base_dim.unwrap_or(cfg.base_dim), 4096),
+        (
+            "decoder_base_dim",
+            cfg.decoder_base_dim.unwrap_or(cfg.base_dim),
+            4096,
+        ),
         ("z_dim", cfg.z_dim, 1024),
         ("dim_mult", cfg.dim_mult.len(), 8),
         ("num_res_blocks", cfg.num_res_blocks, 16),
@@ -285,12 +384,20 @@ pub(super) fn check_vae(path: &Path, cfg: &VaeConfig) -> Result<()> {
     if cfg.temperal_downsample.len() + 1 != cfg.dim_mult.len() {
         return refuse(format!(
             "`temperal_downsample` has {} entries and `dim_mult` {}; one less is expected",
-            cfg.temperal_downsample.len(), cfg.dim_mult.len()
+            cfg.temperal_downsample.len(),
+            cfg.dim_mult.len()
         ));
     }
-    for (key, values) in [("latents_mean", &cfg.latents_mean), ("latents_std", &cfg.latents_std)] {
+    for (key, values) in [
+        ("latents_mean", &cfg.latents_mean),
+        ("latents_std", &cfg.latents_std),
+    ] {
         if values.len() != cfg.z_dim {
-            return refuse(format!("`{key}` has {} values, `z_dim` is {}", values.len(), cfg.z_dim));
+            return refuse(format!(
+                "`{key}` has {} values, `z_dim` is {}",
+                values.len(),
+                cfg.z_dim
+            ));
         }
         if values.iter().any(|value| !value.is_finite()) {
             return refuse(format!("`{key}` holds a value that is not finite"));
@@ -300,18 +407,34 @@ pub(super) fn check_vae(path: &Path, cfg: &VaeConfig) -> Result<()> {
         return refuse("`latents_std` holds a value that is not positive".into());
     }
     if !cfg.attn_scales.is_empty() {
-        return refuse("`attn_scales` is not empty; attention outside the middle block is not supported".into());
+        return refuse(
+            "`attn_scales` is not empty; attention outside the middle block is not supported"
+                .into(),
+        );
     }
     let patch = cfg.patch_size.unwrap_or(1);
-    for (key, channels) in [("in_channels", cfg.in_channels), ("out_channels", cfg.out_channels)] {
+    for (key, channels) in [
+        ("in_channels", cfg.in_channels),
+        ("out_channels", cfg.out_channels),
+    ] {
         if channels != 3 * patch * patch {
-            return refuse(format!("`{key}` is {channels}; 3 colours in patches of {patch} make {}", 3 * patch * patch));
+            return refuse(format!(
+                "`{key}` is {channels}; 3 colours in patches of {patch} make {}",
+                3 * patch * patch
+            ));
         }
     }
     let spatial = patch << (cfg.dim_mult.len() - 1);
-    let temporal = 1 << cfg.temperal_downsample.iter().filter(|&&halves| halves).count();
+    let temporal = 1
+        << cfg
+            .temperal_downsample
+            .iter()
+            .filter(|&&halves| halves)
+            .count();
     // diffusers writes the class default (8) even where the pixel patch makes it 16.
-    if ![spatial, spatial / patch].contains(&cfg.scale_factor_spatial) || cfg.scale_factor_temporal != temporal {
+    if ![spatial, spatial / patch].contains(&cfg.scale_factor_spatial)
+        || cfg.scale_factor_temporal != temporal
+    {
         return refuse(format!(
             "the scale factors are {} in time and {} in space; the layers make {temporal} and {spatial}",
             cfg.scale_factor_temporal, cfg.scale_factor_spatial
@@ -326,7 +449,10 @@ pub(super) fn text(path: &Path, object: &Object, warnings: &mut Vec<String>) -> 
     if let Some(model) = text("model_type")
         && model != "umt5"
     {
-        return Err(Error::artifact(path, format!("model_type is {model:?}; Wan's text encoder is umt5")));
+        return Err(Error::artifact(
+            path,
+            format!("model_type is {model:?}; Wan's text encoder is umt5"),
+        ));
     }
     if let Some(activation) = text("feed_forward_proj")
         && activation != "gated-gelu"
@@ -350,8 +476,16 @@ pub(super) fn check_text(path: &Path, cfg: &Umt5Config) -> Result<()> {
         ("d_ff", cfg.d_ff, MAX_SIZE),
         ("num_layers", cfg.num_layers, MAX_LAYERS),
         ("num_heads", cfg.num_heads, 4096),
-        ("relative_attention_num_buckets", cfg.relative_attention_num_buckets, 4096),
-        ("relative_attention_max_distance", cfg.relative_attention_max_distance, 1 << 20),
+        (
+            "relative_attention_num_buckets",
+            cfg.relative_attention_num_buckets,
+            4096,
+        ),
+        (
+            "relative_attention_max_distance",
+            cfg.relative_attention_max_distance,
+            1 << 20,
+        ),
     ] {
         in_range(path, key, value, limit)?;
     }
@@ -361,8 +495,10 @@ pub(super) fn check_text(path: &Path, cfg: &Umt5Config) -> Result<()> {
     if cfg.relative_attention_num_buckets % 4 != 0 || cfg.relative_attention_max_distance <= exact {
         return Err(Error::artifact(
             path,
-            format!("{} position buckets up to distance {} do not make a table",
-                cfg.relative_attention_num_buckets, cfg.relative_attention_max_distance),
+            format!(
+                "{} position buckets up to distance {} do not make a table",
+                cfg.relative_attention_num_buckets, cfg.relative_attention_max_distance
+            ),
         ));
     }
     Ok(())
@@ -374,14 +510,19 @@ pub(super) fn scheduler(path: &Path, object: &Object) -> Result<SchedulerConfig>
     if let Some(shift) = cfg.shift()
         && !(shift.is_finite() && shift > 0.0 && shift <= 1000.0)
     {
-        return Err(Error::artifact(path, format!("the flow shift is {shift}; a positive number is expected")));
+        return Err(Error::artifact(
+            path,
+            format!("the flow shift is {shift}; a positive number is expected"),
+        ));
     }
     if let Some(prediction) = cfg.prediction_type.as_deref()
         && prediction != "flow_prediction"
     {
         return Err(Error::artifact(
             path,
-            format!("prediction_type {prediction:?} is not supported; Wan models predict flow_prediction"),
+            format!(
+                "prediction_type {prediction:?} is not supported; Wan models predict flow_prediction"
+            ),
         ));
     }
     Ok(cfg)

@@ -50,7 +50,11 @@ impl Folder {
             cached.then(|| model.join("blobs"))
         });
         let blobs = blobs.and_then(|blobs| fs::canonicalize(blobs).ok());
-        Ok(Self { root: root.to_owned(), canonical, blobs })
+        Ok(Self {
+            root: root.to_owned(),
+            canonical,
+            blobs,
+        })
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -70,7 +74,10 @@ impl Folder {
     fn resolve(&self, path: &Path) -> Result<PathBuf> {
         let target = fs::canonicalize(path).map_err(|source| missing(path, source))?;
         let inside = target.starts_with(&self.canonical)
-            || self.blobs.as_ref().is_some_and(|blobs| target.starts_with(blobs));
+            || self
+                .blobs
+                .as_ref()
+                .is_some_and(|blobs| target.starts_with(blobs));
         if inside {
             Ok(target)
         } else {
@@ -102,10 +109,14 @@ impl Folder {
     }
 
     /// Reads a configuration file.
-    pub(super) fn json(&self, relative: impl AsRef<Path>) -> Result<serde_json::Map<String, serde_json::Value>> {
+    pub(super) fn json(
+        &self,
+        relative: impl AsRef<Path>,
+    ) -> Result<serde_json::Map<String, serde_json::Value>> {
         let path = self.path(relative);
         let text = self.read(&path, MAX_CONFIG)?;
-        serde_json::from_slice(&text).map_err(|error| Error::artifact(&path, format!("bad JSON: {error}")))
+        serde_json::from_slice(&text)
+            .map_err(|error| Error::artifact(&path, format!("bad JSON: {error}")))
     }
 
     fn read(&self, path: &Path, limit: u64) -> Result<Vec<u8>> {
@@ -115,7 +126,10 @@ impl Folder {
             .read_to_end(&mut text)
             .map_err(|source| Error::io(path, source))?;
         if text.len() as u64 > limit {
-            return Err(Error::artifact(path, format!("more than {limit} bytes; such files have a few thousand")));
+            return Err(Error::artifact(
+                path,
+                format!("more than {limit} bytes; such files have a few thousand"),
+            ));
         }
         Ok(text)
     }
@@ -147,7 +161,9 @@ impl Folder {
             (Ok(index), _) => self.shards(relative, index),
             (Err(0), Ok(file)) => Ok(vec![self.tensor_file(&self.path(relative).join(file))?]),
             (Err(0), Err(0)) => {
-                let pickles = names.iter().any(|name| name.ends_with(".bin") || name.ends_with(".pth"));
+                let pickles = names
+                    .iter()
+                    .any(|name| name.ends_with(".bin") || name.ends_with(".pth"));
                 Err(Error::artifact(
                     self.path(relative),
                     if pickles {
@@ -159,7 +175,9 @@ impl Folder {
             }
             (Err(0), Err(n)) => Err(Error::artifact(
                 self.path(relative),
-                format!("{n} safetensors files and no index; fetch the .safetensors.index.json as well"),
+                format!(
+                    "{n} safetensors files and no index; fetch the .safetensors.index.json as well"
+                ),
             )),
             (Err(n), _) => Err(Error::artifact(
                 self.path(relative),
@@ -171,12 +189,19 @@ impl Folder {
     /// Opens one safetensors or PyTorch file and reads its header.
     pub(super) fn tensor_file(&self, path: &Path) -> Result<TensorFile> {
         let file = self.file(path)?;
-        let entries = if path.extension().is_some_and(|extension| extension == "safetensors") {
+        let entries = if path
+            .extension()
+            .is_some_and(|extension| extension == "safetensors")
+        {
             safetensors::read_header(&file, path)?
         } else {
             pth::read_header(&file, path)?
         };
-        Ok(TensorFile { path: path.to_owned(), file, entries })
+        Ok(TensorFile {
+            path: path.to_owned(),
+            file,
+            entries,
+        })
     }
 
     fn shards(&self, relative: &Path, index: &str) -> Result<Vec<TensorFile>> {
@@ -208,21 +233,32 @@ impl Folder {
         for (shard, tensors) in shards {
             let shard_path = folder.join(shard);
             if fs::symlink_metadata(&shard_path).is_err() {
-                return Err(refuse(format!("names the shard `{shard}`, which is missing; fetch it again")));
+                return Err(refuse(format!(
+                    "names the shard `{shard}`, which is missing; fetch it again"
+                )));
             }
             let file = self.tensor_file(&shard_path)?;
-            if let Some(tensor) = tensors.iter().find(|tensor| !file.entries.contains_key(**tensor)) {
+            if let Some(tensor) = tensors
+                .iter()
+                .find(|tensor| !file.entries.contains_key(**tensor))
+            {
                 return Err(refuse(format!(
                     "says that `{tensor}` is in `{shard}`, which does not hold it; index and shards are not \
                      from the same checkpoint"
                 )));
             }
             for other in &files {
-                if let Some(tensor) = file.entries.keys().find(|tensor| other.entries.contains_key(*tensor)) {
+                if let Some(tensor) = file
+                    .entries
+                    .keys()
+                    .find(|tensor| other.entries.contains_key(*tensor))
+                {
                     return Err(Error::artifact(
                         &shard_path,
-                        format!("tensor `{tensor}` is also in {}; a tensor may be in one shard only",
-                            other.path.display()),
+                        format!(
+                            "tensor `{tensor}` is also in {}; a tensor may be in one shard only",
+                            other.path.display()
+                        ),
                     ));
                 }
             }
@@ -252,7 +288,10 @@ fn only<'a>(names: &'a [String], ending: &str) -> Result<&'a str, usize> {
 
 fn missing(path: &Path, source: io::Error) -> Error {
     match source.kind() {
-        io::ErrorKind::NotFound => Error::artifact(path, "missing; the checkpoint is incomplete: fetch it again"),
+        io::ErrorKind::NotFound => Error::artifact(
+            path,
+            "missing; the checkpoint is incomplete: fetch it again",
+        ),
         _ => Error::io(path, source),
     }
 }

@@ -22,12 +22,23 @@ pub fn latent_statistics(channels: usize) -> Option<(&'static [f64], &'static [f
 
 /// The shape of a tensor that the inference needs.
 fn shape<const N: usize>(source: &FileSource, name: &str) -> Result<[usize; N]> {
-    let file = source.files().first().map(|file| file.path.clone()).unwrap_or_default();
+    let file = source
+        .files()
+        .first()
+        .map(|file| file.path.clone())
+        .unwrap_or_default();
     let Some(shape) = source.shape(name) else {
-        return Err(Error::artifact(file, format!("tensor `{name}` is missing, and the sizes of the model with it")));
+        return Err(Error::artifact(
+            file,
+            format!("tensor `{name}` is missing, and the sizes of the model with it"),
+        ));
     };
-    <[usize; N]>::try_from(shape.as_slice())
-        .map_err(|_| Error::artifact(file, format!("tensor `{name}` has shape {shape:?}; {N} axes are expected")))
+    <[usize; N]>::try_from(shape.as_slice()).map_err(|_| {
+        Error::artifact(
+            file,
+            format!("tensor `{name}` has shape {shape:?}; {N} axes are expected"),
+        )
+    })
 }
 
 /// (patch_size, text_dim) of a transformer.
@@ -39,8 +50,10 @@ pub(super) fn transformer(source: &FileSource) -> Result<([usize; 3], usize)> {
 
 /// How many consecutive numbers follow a prefix, from 0.
 fn count(source: &FileSource, prefix: &str) -> usize {
-    let numbers: std::collections::BTreeSet<usize> =
-        source.entries().filter_map(|(name, _)| numbered(name, prefix).map(|(n, _)| n)).collect();
+    let numbers: std::collections::BTreeSet<usize> = source
+        .entries()
+        .filter_map(|(name, _)| numbered(name, prefix).map(|(n, _)| n))
+        .collect();
     (0..).take_while(|n| numbers.contains(n)).count()
 }
 
@@ -48,7 +61,10 @@ fn count(source: &FileSource, prefix: &str) -> usize {
 pub(super) fn text(source: &FileSource) -> Result<Umt5Config> {
     let attention = "encoder.block.0.layer.0.SelfAttention";
     let [vocab_size, d_model] = shape(source, "shared.weight")?;
-    let [buckets, num_heads] = shape(source, &format!("{attention}.relative_attention_bias.weight"))?;
+    let [buckets, num_heads] = shape(
+        source,
+        &format!("{attention}.relative_attention_bias.weight"),
+    )?;
     let [inner, _] = shape(source, &format!("{attention}.q.weight"))?;
     let [d_ff, _] = shape(source, "encoder.block.0.layer.1.DenseReluDense.wi_0.weight")?;
     Ok(Umt5Config {
@@ -67,7 +83,11 @@ pub(super) fn text(source: &FileSource) -> Result<Umt5Config> {
 
 /// Sizes of a VAE.
 pub(super) fn vae(source: &FileSource) -> Result<VaeConfig> {
-    let file = source.files().first().map(|file| file.path.clone()).unwrap_or_default();
+    let file = source
+        .files()
+        .first()
+        .map(|file| file.path.clone())
+        .unwrap_or_default();
     let refuse = |message: String| Err(Error::artifact(&file, message));
     let has = |name: &str| source.shape(name).is_some();
     let [base_dim, in_channels, ..] = shape::<5>(source, "encoder.conv_in.weight")?;
@@ -108,24 +128,35 @@ pub(super) fn vae(source: &FileSource) -> Result<VaeConfig> {
                 in_resolution += 1;
                 num_res_blocks = num_res_blocks.max(in_resolution);
             } else {
-                return refuse(format!("`{head}` is neither a residual block nor a downsampling; attention \
-                                       outside the middle block is not supported"));
+                return refuse(format!(
+                    "`{head}` is neither a residual block nor a downsampling; attention \
+                                       outside the middle block is not supported"
+                ));
             }
         }
     }
     if widths.len() > MAX_RESOLUTIONS || temperal_downsample.len() > MAX_RESOLUTIONS {
-        return refuse(format!("{} resolutions; at most {MAX_RESOLUTIONS} are accepted", widths.len()));
+        return refuse(format!(
+            "{} resolutions; at most {MAX_RESOLUTIONS} are accepted",
+            widths.len()
+        ));
     }
     if base_dim == 0 || widths.is_empty() || widths.iter().any(|width| width % base_dim != 0) {
-        return refuse(format!("encoder widths {widths:?} are not multiples of the first, {base_dim}"));
+        return refuse(format!(
+            "encoder widths {widths:?} are not multiples of the first, {base_dim}"
+        ));
     }
     let dim_mult: Vec<usize> = widths.iter().map(|width| width / base_dim).collect();
     if dim_mult[0] == 0 || decoder_width % dim_mult[0] != 0 {
-        return refuse(format!("decoder width {decoder_width} does not go with the multipliers {dim_mult:?}"));
+        return refuse(format!(
+            "decoder width {decoder_width} does not go with the multipliers {dim_mult:?}"
+        ));
     }
     let decoder_base_dim = decoder_width / dim_mult[0];
     let Some(patch) = (1..=16).find(|patch| 3 * patch * patch == in_channels) else {
-        return refuse(format!("{in_channels} input channels are not 3 colours in square patches"));
+        return refuse(format!(
+            "{in_channels} input channels are not 3 colours in square patches"
+        ));
     };
     let Some((mean, std)) = latent_statistics(z_dim) else {
         return refuse(format!(
@@ -153,22 +184,23 @@ pub(super) fn vae(source: &FileSource) -> Result<VaeConfig> {
 }
 
 const MEAN_21: [f64; 16] = [
-    -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508, 0.4134, -0.0715, 0.5517, -0.3632,
-    -0.1922, -0.9497, 0.2503, -0.2921,
+    -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508, 0.4134, -0.0715, 0.5517,
+    -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
 ];
 const STD_21: [f64; 16] = [
-    2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743, 3.2687, 2.1526, 2.8652, 1.5579, 1.6382,
-    1.1253, 2.8251, 1.9160,
+    2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743, 3.2687, 2.1526, 2.8652, 1.5579,
+    1.6382, 1.1253, 2.8251, 1.9160,
 ];
 const MEAN_22: [f64; 48] = [
-    -0.2289, -0.0052, -0.1323, -0.2339, -0.2799, 0.0174, 0.1838, 0.1557, -0.1382, 0.0542, 0.2813, 0.0891,
-    0.1570, -0.0098, 0.0375, -0.1825, -0.2246, -0.1207, -0.0698, 0.5109, 0.2665, -0.2108, -0.2158, 0.2502,
-    -0.2055, -0.0322, 0.1109, 0.1567, -0.0729, 0.0899, -0.2799, -0.1230, -0.0313, -0.1649, 0.0117, 0.0723,
-    -0.2839, -0.2083, -0.0520, 0.3748, 0.0152, 0.1957, 0.1433, -0.2944, 0.3573, -0.0548, -0.1681, -0.0667,
+    -0.2289, -0.0052, -0.1323, -0.2339, -0.2799, 0.0174, 0.1838, 0.1557, -0.1382, 0.0542, 0.2813,
+    0.0891, 0.1570, -0.0098, 0.0375, -0.1825, -0.2246, -0.1207, -0.0698, 0.5109, 0.2665, -0.2108,
+    -0.2158, 0.2502, -0.2055, -0.0322, 0.1109, 0.1567, -0.0729, 0.0899, -0.2799, -0.1230, -0.0313,
+    -0.1649, 0.0117, 0.0723, -0.2839, -0.2083, -0.0520, 0.3748, 0.0152, 0.1957, 0.1433, -0.2944,
+    0.3573, -0.0548, -0.1681, -0.0667,
 ];
 const STD_22: [f64; 48] = [
-    0.4765, 1.0364, 0.4514, 1.1677, 0.5313, 0.4990, 0.4818, 0.5013, 0.8158, 1.0344, 0.5894, 1.0901, 0.6885,
-    0.6165, 0.8454, 0.4978, 0.5759, 0.3523, 0.7135, 0.6804, 0.5833, 1.4146, 0.8986, 0.5659, 0.7069, 0.5338,
-    0.4889, 0.4917, 0.4069, 0.4999, 0.6866, 0.4093, 0.5709, 0.6065, 0.6415, 0.4944, 0.5726, 1.2042, 0.5458,
-    1.6887, 0.3971, 1.0600, 0.3943, 0.5537, 0.5444, 0.4089, 0.7468, 0.7744,
+    0.4765, 1.0364, 0.4514, 1.1677, 0.5313, 0.4990, 0.4818, 0.5013, 0.8158, 1.0344, 0.5894, 1.0901,
+    0.6885, 0.6165, 0.8454, 0.4978, 0.5759, 0.3523, 0.7135, 0.6804, 0.5833, 1.4146, 0.8986, 0.5659,
+    0.7069, 0.5338, 0.4889, 0.4917, 0.4069, 0.4999, 0.6866, 0.4093, 0.5709, 0.6065, 0.6415, 0.4944,
+    0.5726, 1.2042, 0.5458, 1.6887, 0.3971, 1.0600, 0.3943, 0.5537, 0.5444, 0.4089, 0.7468, 0.7744,
 ];

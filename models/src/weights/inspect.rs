@@ -80,8 +80,14 @@ impl Problem {
     fn new(root: &Path, error: Error) -> Self {
         match error {
             Error::Artifact { path, message } => Self { path, message },
-            Error::Io { path, source } => Self { path, message: source.to_string() },
-            other => Self { path: root.to_owned(), message: other.to_string() },
+            Error::Io { path, source } => Self {
+                path,
+                message: source.to_string(),
+            },
+            other => Self {
+                path: root.to_owned(),
+                message: other.to_string(),
+            },
         }
     }
 }
@@ -115,19 +121,29 @@ pub fn inspect(root: impl AsRef<Path>) -> Inspection {
             Component::Vae => scan.vae.as_ref().map(Sizes::Vae),
             Component::TextEncoder => scan.text.as_ref().map(Sizes::Text),
         };
-        let files: Vec<_> = source.files().iter().map(|file| file.path.clone()).collect();
+        let files: Vec<_> = source
+            .files()
+            .iter()
+            .map(|file| file.path.clone())
+            .collect();
         if let Some(sizes) = sizes {
             let mut differences = Differences::default();
             differences.compare(component, sizes, source);
             if let Some(message) = differences.message() {
                 let folder = files.first().and_then(|file| file.parent()).unwrap_or(root);
-                report.problems.push(Problem { path: folder.to_owned(), message });
+                report.problems.push(Problem {
+                    path: folder.to_owned(),
+                    message,
+                });
             }
         }
         report.components.push(ComponentReport {
             component,
             tensors: source.entries().count(),
-            parameters: source.entries().map(|(_, entry)| entry.elements() as u64).sum(),
+            parameters: source
+                .entries()
+                .map(|(_, entry)| entry.elements() as u64)
+                .sum(),
             stored: source.stored_bytes(),
             config: sizes.and_then(|sizes| serde_json::to_value(sizes).ok()),
             files,
@@ -138,18 +154,28 @@ pub fn inspect(root: impl AsRef<Path>) -> Inspection {
         .into();
     report.kind = scan.kind;
     report.layout = scan.layout;
-    report.flow_shift = scan.scheduler.as_ref().and_then(super::SchedulerConfig::shift);
+    report.flow_shift = scan
+        .scheduler
+        .as_ref()
+        .and_then(super::SchedulerConfig::shift);
     report.boundary_ratio = scan.boundary_ratio;
     report.tokenizer = scan.tokenizer;
     report.warnings = scan.warnings;
-    report.problems.splice(0..0, scan.problems.into_iter().map(|error| Problem::new(root, error)));
+    report.problems.splice(
+        0..0,
+        scan.problems
+            .into_iter()
+            .map(|error| Problem::new(root, error)),
+    );
     report
 }
 
 impl MemoryPlan {
     fn new(dtype: &'static str, bytes: u64, reports: &[ComponentReport]) -> Self {
-        let components: BTreeMap<Component, u64> =
-            reports.iter().map(|report| (report.component, report.parameters * bytes)).collect();
+        let components: BTreeMap<Component, u64> = reports
+            .iter()
+            .map(|report| (report.component, report.parameters * bytes))
+            .collect();
         let of = |component| components.get(&component).copied().unwrap_or(0);
         let largest = of(Component::Transformer)
             .max(of(Component::Transformer2))
@@ -165,13 +191,36 @@ impl MemoryPlan {
 
 impl fmt::Display for Inspection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let or = |text: Option<String>, otherwise: &str| text.unwrap_or_else(|| otherwise.to_owned());
+        let or =
+            |text: Option<String>, otherwise: &str| text.unwrap_or_else(|| otherwise.to_owned());
         writeln!(f, "{}", self.path.display())?;
-        writeln!(f, "kind            {}", or(self.kind.map(|kind| kind.to_string()), "cannot be told"))?;
-        writeln!(f, "layout          {}", or(self.layout.map(|layout| layout.to_string()), "cannot be told"))?;
-        writeln!(f, "flow shift      {}", or(self.flow_shift.map(|v| v.to_string()), "from the preset"))?;
-        writeln!(f, "boundary ratio  {}", or(self.boundary_ratio.map(|v| v.to_string()), "none"))?;
-        let tokenizer = self.tokenizer.as_ref().map(|path| path.display().to_string());
+        writeln!(
+            f,
+            "kind            {}",
+            or(self.kind.map(|kind| kind.to_string()), "cannot be told")
+        )?;
+        writeln!(
+            f,
+            "layout          {}",
+            or(
+                self.layout.map(|layout| layout.to_string()),
+                "cannot be told"
+            )
+        )?;
+        writeln!(
+            f,
+            "flow shift      {}",
+            or(self.flow_shift.map(|v| v.to_string()), "from the preset")
+        )?;
+        writeln!(
+            f,
+            "boundary ratio  {}",
+            or(self.boundary_ratio.map(|v| v.to_string()), "none")
+        )?;
+        let tokenizer = self
+            .tokenizer
+            .as_ref()
+            .map(|path| path.display().to_string());
         writeln!(f, "tokenizer       {}", or(tokenizer, "missing"))?;
         for report in &self.components {
             let stored: Vec<_> = report
@@ -191,7 +240,11 @@ impl fmt::Display for Inspection {
         }
         if !self.components.is_empty() {
             writeln!(f, "weights in memory (activations come on top)")?;
-            writeln!(f, "  {:<6} {:>14} {:>16}", "dtype", "offload none", "offload experts")?;
+            writeln!(
+                f,
+                "  {:<6} {:>14} {:>16}",
+                "dtype", "offload none", "offload experts"
+            )?;
             for plan in &self.memory {
                 let (none, experts) = (human(plan.offload_none), human(plan.offload_experts));
                 writeln!(f, "  {:<6} {none:>14} {experts:>16}", plan.dtype)?;
@@ -201,7 +254,12 @@ impl fmt::Display for Inspection {
             writeln!(f, "warning: {warning}")?;
         }
         for problem in &self.problems {
-            writeln!(f, "problem: {}: {}", problem.path.display(), problem.message)?;
+            writeln!(
+                f,
+                "problem: {}: {}",
+                problem.path.display(),
+                problem.message
+            )?;
         }
         if self.problems.is_empty() {
             writeln!(f, "nothing found that would keep it from loading")?;
@@ -215,7 +273,11 @@ fn human(bytes: u64) -> String {
     let mut value = bytes as f64;
     for unit in ["B", "kB", "MB", "GB"] {
         if value < 1000.0 {
-            return if unit == "B" { format!("{bytes} B") } else { format!("{value:.2} {unit}") };
+            return if unit == "B" {
+                format!("{bytes} B")
+            } else {
+                format!("{value:.2} {unit}")
+            };
         }
         value /= 1000.0;
     }

@@ -22,12 +22,12 @@ mod tests;
 mod validate;
 mod var_builder;
 
+pub(crate) use checkpoint::Sizes;
 pub use checkpoint::{Checkpoint, Component, Layout, ModelKind};
 pub use config::SchedulerConfig;
 pub use infer::latent_statistics;
 pub use inspect::{ComponentReport, Inspection, MemoryPlan, Problem, inspect};
 pub use stream::StoredDType;
-pub use validate::validate;
-pub(crate) use checkpoint::Sizes;
 pub(crate) use validate::tensor_shapes;
+pub use validate::validate;
 pub use var_builder::{MemorySource, TensorSource, VarBuilder};

@@ -10,10 +10,22 @@ const PREFIXES: [&str; 2] = ["model.diffusion_model.", "diffusion_model."];
 
 /// Transformer, outside the blocks: (official, diffusers).
 const TRANSFORMER: [(&str, &str); 7] = [
-    ("text_embedding.0.", "condition_embedder.text_embedder.linear_1."),
-    ("text_embedding.2.", "condition_embedder.text_embedder.linear_2."),
-    ("time_embedding.0.", "condition_embedder.time_embedder.linear_1."),
-    ("time_embedding.2.", "condition_embedder.time_embedder.linear_2."),
+    (
+        "text_embedding.0.",
+        "condition_embedder.text_embedder.linear_1.",
+    ),
+    (
+        "text_embedding.2.",
+        "condition_embedder.text_embedder.linear_2.",
+    ),
+    (
+        "time_embedding.0.",
+        "condition_embedder.time_embedder.linear_1.",
+    ),
+    (
+        "time_embedding.2.",
+        "condition_embedder.time_embedder.linear_2.",
+    ),
     ("time_projection.1.", "condition_embedder.time_proj."),
     ("head.head.", "proj_out."),
     ("head.modulation", "scale_shift_table"),
@@ -47,7 +59,10 @@ const TEXT_BLOCK: [(&str, &str); 10] = [
     ("attn.k.", "layer.0.SelfAttention.k."),
     ("attn.v.", "layer.0.SelfAttention.v."),
     ("attn.o.", "layer.0.SelfAttention.o."),
-    ("pos_embedding.embedding.", "layer.0.SelfAttention.relative_attention_bias."),
+    (
+        "pos_embedding.embedding.",
+        "layer.0.SelfAttention.relative_attention_bias.",
+    ),
     ("norm2.", "layer.1.layer_norm."),
     ("ffn.gate.0.", "layer.1.DenseReluDense.wi_0."),
     ("ffn.fc1.", "layer.1.DenseReluDense.wi_1."),
@@ -89,7 +104,10 @@ const RESNETS: usize = 2;
 pub fn to_diffusers(component: Component, name: &str) -> String {
     match component {
         Component::Transformer | Component::Transformer2 => {
-            let name = PREFIXES.iter().find_map(|p| name.strip_prefix(p)).unwrap_or(name);
+            let name = PREFIXES
+                .iter()
+                .find_map(|p| name.strip_prefix(p))
+                .unwrap_or(name);
             if let Some((block, rest)) = numbered(name, "blocks.") {
                 return format!("blocks.{block}.{}", forward(&TRANSFORMER_BLOCK, rest));
             }
@@ -113,7 +131,10 @@ pub fn to_diffusers(component: Component, name: &str) -> String {
                         format!("encoder.down_blocks.{block}.downsampler.{rest}")
                     }
                     Some((j, rest)) => {
-                        format!("encoder.down_blocks.{block}.resnets.{j}.{}", forward(&VAE_RESNET, rest))
+                        format!(
+                            "encoder.down_blocks.{block}.resnets.{j}.{}",
+                            forward(&VAE_RESNET, rest)
+                        )
                     }
                 };
             }
@@ -126,7 +147,10 @@ pub fn to_diffusers(component: Component, name: &str) -> String {
                 return if is_resample(rest) {
                     format!("decoder.up_blocks.{block}.{sampler}.{rest}")
                 } else {
-                    format!("decoder.up_blocks.{block}.resnets.{resnet}.{}", forward(&VAE_RESNET, rest))
+                    format!(
+                        "decoder.up_blocks.{block}.resnets.{resnet}.{}",
+                        forward(&VAE_RESNET, rest)
+                    )
                 };
             }
             let name = forward(&VAE, name);
@@ -147,7 +171,9 @@ pub fn to_official(component: Component, name: &str) -> String {
         },
         Component::TextEncoder => match (numbered(name, "encoder.block."), name) {
             (Some((block, rest)), _) => format!("blocks.{block}.{}", backward(&TEXT_BLOCK, rest)),
-            (None, "shared.weight" | "encoder.embed_tokens.weight") => "token_embedding.weight".into(),
+            (None, "shared.weight" | "encoder.embed_tokens.weight") => {
+                "token_embedding.weight".into()
+            }
             (None, "encoder.final_layer_norm.weight") => "norm.weight".into(),
             (None, _) => name.into(),
         },
@@ -158,7 +184,9 @@ pub fn to_official(component: Component, name: &str) -> String {
                     return format!("{head}.downsamples.{RESNETS}.{rest}");
                 }
                 return match numbered(rest, "resnets.") {
-                    Some((j, rest)) => format!("{head}.downsamples.{j}.{}", backward(&VAE_RESNET, rest)),
+                    Some((j, rest)) => {
+                        format!("{head}.downsamples.{j}.{}", backward(&VAE_RESNET, rest))
+                    }
                     None => format!("{head}.{}", backward(&VAE_RESNET, rest)),
                 };
             }
@@ -167,11 +195,16 @@ pub fn to_official(component: Component, name: &str) -> String {
                     return format!("decoder.upsamples.{block}.upsamples.{}.{rest}", RESNETS + 1);
                 }
                 if let Some(rest) = rest.strip_prefix("upsamplers.0.") {
-                    return format!("decoder.upsamples.{}.{rest}", (RESNETS + 2) * block + RESNETS + 1);
+                    return format!(
+                        "decoder.upsamples.{}.{rest}",
+                        (RESNETS + 2) * block + RESNETS + 1
+                    );
                 }
             }
             match split_mid(name) {
-                Some((head, rest)) => backward(&VAE, &format!("{head}{}", backward(&VAE_RESNET, rest))),
+                Some((head, rest)) => {
+                    backward(&VAE, &format!("{head}{}", backward(&VAE_RESNET, rest)))
+                }
                 None => backward(&VAE, name),
             }
         }
@@ -217,7 +250,12 @@ fn forward(table: &[(&str, &str)], name: &str) -> String {
 }
 
 fn backward(table: &[(&str, &str)], name: &str) -> String {
-    replace(table.iter().map(|&(official, diffusers)| (diffusers, official)), name)
+    replace(
+        table
+            .iter()
+            .map(|&(official, diffusers)| (diffusers, official)),
+        name,
+    )
 }
 
 /// Replaces the first prefix of the table that fits. An entry without a final dot is a whole name.

@@ -29,7 +29,10 @@ pub(super) struct PickledTensor {
 
 /// Walks `pickle` and returns its tensors by name. The error text says what was refused.
 pub(super) fn tensors(pickle: &[u8]) -> Result<BTreeMap<String, PickledTensor>, String> {
-    let mut machine = Machine { input: pickle, ..Machine::default() };
+    let mut machine = Machine {
+        input: pickle,
+        ..Machine::default()
+    };
     let root = machine.run()?;
     let Value::Dict(root) = root else {
         return Err("the pickle is not a dictionary of tensors".into());
@@ -75,7 +78,10 @@ struct Machine<'a> {
 
 impl<'a> Machine<'a> {
     fn take(&mut self, n: usize) -> Result<&'a [u8], String> {
-        let (head, rest) = self.input.split_at_checked(n).ok_or("the pickle ends early")?;
+        let (head, rest) = self
+            .input
+            .split_at_checked(n)
+            .ok_or("the pickle ends early")?;
         self.input = rest;
         Ok(head)
     }
@@ -90,7 +96,11 @@ impl<'a> Machine<'a> {
     }
 
     fn line(&mut self) -> Result<&'a str, String> {
-        let end = self.input.iter().position(|&b| b == b'\n').ok_or("the pickle ends early")?;
+        let end = self
+            .input
+            .iter()
+            .position(|&b| b == b'\n')
+            .ok_or("the pickle ends early")?;
         let line = self.take(end)?;
         self.take(1)?;
         std::str::from_utf8(line).map_err(|_| "a name in the pickle is not text".into())
@@ -111,7 +121,11 @@ impl<'a> Machine<'a> {
 
     /// Takes everything above the last mark, and the mark.
     fn pop_mark(&mut self) -> Result<Vec<Value>, String> {
-        let mark = self.stack.iter().rposition(|v| *v == Value::Mark).ok_or("the pickle lacks a mark")?;
+        let mark = self
+            .stack
+            .iter()
+            .rposition(|v| *v == Value::Mark)
+            .ok_or("the pickle lacks a mark")?;
         let values = self.stack.split_off(mark + 1);
         self.stack.pop();
         Ok(values)
@@ -158,7 +172,8 @@ impl<'a> Machine<'a> {
                     let (Value::Text(name), Value::Text(module)) = (name, module) else {
                         return Err("the pickle refers to a nameless object".into());
                     };
-                    self.stack.push(Value::Global(global(self.texts[module], self.texts[name])?));
+                    self.stack
+                        .push(Value::Global(global(self.texts[module], self.texts[name])?));
                 }
                 b'(' => self.stack.push(Value::Mark),
                 b')' => self.tuple(Vec::new()),
@@ -175,7 +190,8 @@ impl<'a> Machine<'a> {
                 }
                 b'M' => {
                     let b = self.take(2)?;
-                    self.stack.push(Value::Int(u16::from_le_bytes([b[0], b[1]]).into()));
+                    self.stack
+                        .push(Value::Int(u16::from_le_bytes([b[0], b[1]]).into()));
                 }
                 b'J' => {
                     let value = self.word()?;
@@ -188,7 +204,11 @@ impl<'a> Machine<'a> {
                     }
                     let bytes = self.take(length)?;
                     // Little-endian two's complement, sign in the last byte.
-                    let fill = if bytes.last().is_some_and(|b| b & 0x80 != 0) { 0xff } else { 0 };
+                    let fill = if bytes.last().is_some_and(|b| b & 0x80 != 0) {
+                        0xff
+                    } else {
+                        0
+                    };
                     let mut full = [fill; 8];
                     full[..length].copy_from_slice(bytes);
                     self.stack.push(Value::Int(i64::from_le_bytes(full)));
@@ -226,7 +246,11 @@ impl<'a> Machine<'a> {
                 }
                 0x85..=0x87 => {
                     let n = usize::from(opcode - 0x84);
-                    let start = self.stack.len().checked_sub(n).ok_or("the pickle lacks a value")?;
+                    let start = self
+                        .stack
+                        .len()
+                        .checked_sub(n)
+                        .ok_or("the pickle lacks a value")?;
                     let values = self.stack.split_off(start);
                     self.tuple(values);
                 }
@@ -242,7 +266,10 @@ impl<'a> Machine<'a> {
                     // Attributes of the dictionary (PyTorch's `_metadata`): of no interest.
                     self.pop()?;
                     if !matches!(self.stack.last(), Some(Value::Dict(_))) {
-                        return Err("the pickle sets attributes of something that is not a dictionary".into());
+                        return Err(
+                            "the pickle sets attributes of something that is not a dictionary"
+                                .into(),
+                        );
                     }
                 }
                 b's' => {
@@ -264,13 +291,19 @@ impl<'a> Machine<'a> {
     }
 
     fn memoize(&mut self, slot: u32) -> Result<(), String> {
-        let value = *self.stack.last().ok_or("the pickle remembers a value that is not there")?;
+        let value = *self
+            .stack
+            .last()
+            .ok_or("the pickle remembers a value that is not there")?;
         self.memo.insert(slot, value);
         Ok(())
     }
 
     fn recall(&mut self, slot: u32) -> Result<(), String> {
-        let value = *self.memo.get(&slot).ok_or("the pickle recalls a value it never stored")?;
+        let value = *self
+            .memo
+            .get(&slot)
+            .ok_or("the pickle recalls a value it never stored")?;
         self.stack.push(value);
         Ok(())
     }
@@ -278,17 +311,26 @@ impl<'a> Machine<'a> {
     /// `('storage', type, member, device, elements)`.
     fn storage(&mut self, id: Value) -> Result<(), String> {
         let wrong = || "a storage of the pickle is not in the form PyTorch writes".to_owned();
-        let Value::Tuple(id) = id else { return Err(wrong()) };
-        let &[Value::Text(tag), Value::Global(Global::Storage(dtype)), Value::Text(member), _, Value::Int(elements)] =
-            self.tuples[id].as_slice()
+        let Value::Tuple(id) = id else {
+            return Err(wrong());
+        };
+        let &[
+            Value::Text(tag),
+            Value::Global(Global::Storage(dtype)),
+            Value::Text(member),
+            _,
+            Value::Int(elements),
+        ] = self.tuples[id].as_slice()
         else {
             return Err(wrong());
         };
         if self.texts[tag] != "storage" || self.texts[member].len() > MAX_MEMBER {
             return Err(wrong());
         }
-        let dtype = dtype.ok_or("a tensor is stored in a type that weights cannot have \
-                                 (f32, bf16, f16 and f64 are accepted)")?;
+        let dtype = dtype.ok_or(
+            "a tensor is stored in a type that weights cannot have \
+                                 (f32, bf16, f16 and f64 are accepted)",
+        )?;
         let elements = u64::try_from(elements).map_err(|_| wrong())?;
         self.storages.push((dtype, member, elements));
         self.stack.push(Value::Storage(self.storages.len() - 1));
@@ -311,16 +353,25 @@ impl<'a> Machine<'a> {
             // (storage, offset, size, stride, requires_grad, hooks[, metadata])
             (
                 Global::RebuildTensor,
-                &[Value::Storage(storage), Value::Int(offset), Value::Tuple(size), Value::Tuple(stride), ..],
+                &[
+                    Value::Storage(storage),
+                    Value::Int(offset),
+                    Value::Tuple(size),
+                    Value::Tuple(stride),
+                    ..,
+                ],
             ) => {
                 let (dtype, member, storage_elements) = self.storages[storage];
-                let offset = u64::try_from(offset).map_err(|_| "a tensor begins before its storage")?;
+                let offset =
+                    u64::try_from(offset).map_err(|_| "a tensor begins before its storage")?;
                 let shape = self.sizes(size)?;
                 if !contiguous(&shape, &self.sizes(stride)?) {
                     return Err("a tensor is not contiguous; save it with `.contiguous()`".into());
                 }
                 if self.tensors.len() == MAX_TENSORS {
-                    return Err(format!("the pickle describes more than {MAX_TENSORS} tensors"));
+                    return Err(format!(
+                        "the pickle describes more than {MAX_TENSORS} tensors"
+                    ));
                 }
                 self.tensors.push(PickledTensor {
                     dtype,
@@ -331,19 +382,26 @@ impl<'a> Machine<'a> {
                 });
                 self.stack.push(Value::Tensor(self.tensors.len() - 1));
             }
-            _ => return Err("the pickle calls a name with arguments PyTorch does not write".into()),
+            _ => {
+                return Err("the pickle calls a name with arguments PyTorch does not write".into());
+            }
         }
         Ok(())
     }
 
     fn sizes(&self, tuple: usize) -> Result<Vec<usize>, String> {
         if self.tuples[tuple].len() > MAX_RANK {
-            return Err(format!("a tensor has {} axes, at most {MAX_RANK} are accepted", self.tuples[tuple].len()));
+            return Err(format!(
+                "a tensor has {} axes, at most {MAX_RANK} are accepted",
+                self.tuples[tuple].len()
+            ));
         }
         self.tuples[tuple]
             .iter()
             .map(|value| match value {
-                Value::Int(size) => usize::try_from(*size).map_err(|_| "a tensor size is negative".into()),
+                Value::Int(size) => {
+                    usize::try_from(*size).map_err(|_| "a tensor size is negative".into())
+                }
                 _ => Err("a tensor size is not a number".to_owned()),
             })
             .collect()
@@ -367,9 +425,14 @@ impl<'a> Machine<'a> {
             };
             let key = self.texts[*key];
             let Value::Tensor(tensor) = value else {
-                return Err(format!("the value under {key:?} is not a tensor; a plain state dict is expected"));
+                return Err(format!(
+                    "the value under {key:?} is not a tensor; a plain state dict is expected"
+                ));
             };
-            if tensors.insert(key.to_owned(), self.tensors[*tensor].clone()).is_some() {
+            if tensors
+                .insert(key.to_owned(), self.tensors[*tensor].clone())
+                .is_some()
+            {
                 return Err(format!("the name {key:?} occurs twice"));
             }
         }

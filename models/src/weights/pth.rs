@@ -27,7 +27,10 @@ struct Archive<'a> {
 /// Reads and checks what the archive says about its tensors.
 pub(super) fn read_header(file: &File, path: &Path) -> Result<BTreeMap<String, Entry>> {
     let refuse = |message: String| Error::artifact(path, message);
-    let length = file.metadata().map_err(|source| Error::io(path, source))?.len();
+    let length = file
+        .metadata()
+        .map_err(|source| Error::io(path, source))?
+        .len();
     let zip = ZipArchive::new(BufReader::new(file)).map_err(|error| {
         refuse(format!(
             "not a PyTorch archive ({error}); files of PyTorch before 1.6 and cut files cannot be read: \
@@ -41,28 +44,41 @@ pub(super) fn read_header(file: &File, path: &Path) -> Result<BTreeMap<String, E
         .map(|name| name.map(|name| name.into_owned()))
         .collect::<std::result::Result<_, _>>()
         .map_err(|error| refuse(format!("bad archive: {error}")))?;
-    let mut prefixes = names.iter().filter_map(|name| name.strip_suffix("data.pkl"));
+    let mut prefixes = names
+        .iter()
+        .filter_map(|name| name.strip_suffix("data.pkl"));
     let (Some(prefix), None) = (prefixes.next(), prefixes.next()) else {
-        return Err(refuse("the archive does not hold exactly one data.pkl".into()));
+        return Err(refuse(
+            "the archive does not hold exactly one data.pkl".into(),
+        ));
     };
-    if names.iter().any(|name| *name == format!("{prefix}byteorder")) {
+    if names
+        .iter()
+        .any(|name| *name == format!("{prefix}byteorder"))
+    {
         let order = archive.read(&format!("{prefix}byteorder"), 16)?;
         if order != b"little" {
-            return Err(refuse("the archive was written on a big-endian machine; save it again".into()));
+            return Err(refuse(
+                "the archive was written on a big-endian machine; save it again".into(),
+            ));
         }
     }
 
     let pickled = archive.read(&format!("{prefix}data.pkl"), MAX_PICKLE)?;
     let tensors = pickle::tensors(&pickled).map_err(&refuse)?;
     if tensors.len() > MAX_TENSORS {
-        return Err(refuse(format!("{} tensors, at most {MAX_TENSORS} are accepted", tensors.len())));
+        return Err(refuse(format!(
+            "{} tensors, at most {MAX_TENSORS} are accepted",
+            tensors.len()
+        )));
     }
     let mut entries = BTreeMap::new();
     for (name, tensor) in tensors {
         check_name(&name).map_err(&refuse)?;
         if tensor.shape.len() > MAX_RANK {
             return Err(refuse(format!(
-                "tensor `{name}` has {} axes, at most {MAX_RANK} are accepted", tensor.shape.len()
+                "tensor `{name}` has {} axes, at most {MAX_RANK} are accepted",
+                tensor.shape.len()
             )));
         }
         let (start, bytes) = archive.locate(&format!("{prefix}data/{}", tensor.storage))?;
@@ -75,18 +91,29 @@ pub(super) fn read_header(file: &File, path: &Path) -> Result<BTreeMap<String, E
         let stored = tensor.storage_elements.checked_mul(size);
         if end.is_none_or(|end| end > tensor.storage_elements) || stored.is_none_or(|n| n > bytes) {
             return Err(refuse(format!(
-                "tensor `{name}` of shape {:?} reaches past its {bytes} stored bytes", tensor.shape
+                "tensor `{name}` of shape {:?} reaches past its {bytes} stored bytes",
+                tensor.shape
             )));
         }
         let offset = start + tensor.offset * size;
-        entries.insert(name, Entry { dtype: tensor.dtype, shape: tensor.shape, offset });
+        entries.insert(
+            name,
+            Entry {
+                dtype: tensor.dtype,
+                shape: tensor.shape,
+                offset,
+            },
+        );
     }
     Ok(entries)
 }
 
 impl Archive<'_> {
     fn refuse(&self, name: &str, message: impl std::fmt::Display) -> Error {
-        Error::artifact(self.path, format!("archive member `{}`: {message}", name.escape_default()))
+        Error::artifact(
+            self.path,
+            format!("archive member `{}`: {message}", name.escape_default()),
+        )
     }
 
     /// Position and length of a stored member's bytes in the file.
@@ -97,11 +124,17 @@ impl Archive<'_> {
         });
         let (stored, size, start) = found.map_err(|error| self.refuse(name, error))?;
         if !stored {
-            return Err(self.refuse(name, "compressed or encrypted; PyTorch stores members plainly"));
+            return Err(self.refuse(
+                name,
+                "compressed or encrypted; PyTorch stores members plainly",
+            ));
         }
         let start = start.ok_or_else(|| self.refuse(name, "has no data"))?;
         if start.checked_add(size).is_none_or(|end| end > self.length) {
-            return Err(self.refuse(name, "truncated, reaches past the end of the file; fetch it again"));
+            return Err(self.refuse(
+                name,
+                "truncated, reaches past the end of the file; fetch it again",
+            ));
         }
         Ok((start, size))
     }
@@ -110,7 +143,10 @@ impl Archive<'_> {
     fn read(&mut self, name: &str, limit: u64) -> Result<Vec<u8>> {
         let (_, size) = self.locate(name)?;
         if size > limit {
-            return Err(self.refuse(name, format!("has {size} bytes, at most {limit} are accepted")));
+            return Err(self.refuse(
+                name,
+                format!("has {size} bytes, at most {limit} are accepted"),
+            ));
         }
         let mut bytes = Vec::new();
         let read = self

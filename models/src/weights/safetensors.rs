@@ -29,12 +29,18 @@ const MAX_METADATA: usize = 1 << 20;
 /// Reads and checks the header of `file`; `path` is for messages.
 pub(super) fn read_header(file: &File, path: &Path) -> Result<BTreeMap<String, Entry>> {
     let refuse = |message: String| Error::artifact(path, message);
-    let size = file.metadata().map_err(|source| Error::io(path, source))?.len();
+    let size = file
+        .metadata()
+        .map_err(|source| Error::io(path, source))?
+        .len();
     if size < 8 {
-        return Err(refuse(format!("not a safetensors file: {size} bytes; fetch it again")));
+        return Err(refuse(format!(
+            "not a safetensors file: {size} bytes; fetch it again"
+        )));
     }
     let mut length = [0_u8; 8];
-    file.read_exact_at(&mut length, 0).map_err(|source| Error::io(path, source))?;
+    file.read_exact_at(&mut length, 0)
+        .map_err(|source| Error::io(path, source))?;
     let length = u64::from_le_bytes(length);
     if length > MAX_HEADER {
         return Err(refuse(format!(
@@ -44,13 +50,17 @@ pub(super) fn read_header(file: &File, path: &Path) -> Result<BTreeMap<String, E
     }
     if length < 2 || length > size - 8 {
         return Err(refuse(format!(
-            "truncated: the header needs {length} bytes, {} follow; fetch the file again", size - 8
+            "truncated: the header needs {length} bytes, {} follow; fetch the file again",
+            size - 8
         )));
     }
     let mut header = vec![0_u8; length as usize];
-    file.read_exact_at(&mut header, 8).map_err(|source| Error::io(path, source))?;
+    file.read_exact_at(&mut header, 8)
+        .map_err(|source| Error::io(path, source))?;
     if header[0] != b'{' {
-        return Err(refuse("the header does not begin with `{`; not a safetensors file".into()));
+        return Err(refuse(
+            "the header does not begin with `{`; not a safetensors file".into(),
+        ));
     }
     let header: Header =
         serde_json::from_slice(&header).map_err(|error| refuse(format!("bad header: {error}")))?;
@@ -68,7 +78,8 @@ pub(super) fn read_header(file: &File, path: &Path) -> Result<BTreeMap<String, E
     }
     if (end as u64) < data {
         return Err(refuse(format!(
-            "{} bytes follow the last tensor; a safetensors file ends with its data", data - end as u64
+            "{} bytes follow the last tensor; a safetensors file ends with its data",
+            data - end as u64
         )));
     }
 
@@ -76,12 +87,21 @@ pub(super) fn read_header(file: &File, path: &Path) -> Result<BTreeMap<String, E
     for (name, info) in tensors {
         if info.shape.len() > MAX_RANK {
             return Err(refuse(format!(
-                "tensor `{name}` has {} axes, at most {MAX_RANK} are accepted", info.shape.len()
+                "tensor `{name}` has {} axes, at most {MAX_RANK} are accepted",
+                info.shape.len()
             )));
         }
-        let dtype = stored_dtype(info.dtype).ok_or_else(|| refuse(unsupported_type(&name, info.dtype)))?;
+        let dtype =
+            stored_dtype(info.dtype).ok_or_else(|| refuse(unsupported_type(&name, info.dtype)))?;
         let offset = 8 + length + info.data_offsets.0 as u64;
-        entries.insert(name, Entry { dtype, shape: info.shape, offset });
+        entries.insert(
+            name,
+            Entry {
+                dtype,
+                shape: info.shape,
+                offset,
+            },
+        );
     }
     Ok(entries)
 }
@@ -109,10 +129,15 @@ fn unsupported_type(name: &str, dtype: Dtype) -> String {
 /// Whether a name may be a tensor's; the text says what is wrong.
 pub(super) fn check_name(name: &str) -> std::result::Result<(), String> {
     if name.is_empty() || name.len() > MAX_NAME {
-        return Err(format!("a tensor name has {} bytes, 1 to {MAX_NAME} are accepted", name.len()));
+        return Err(format!(
+            "a tensor name has {} bytes, 1 to {MAX_NAME} are accepted",
+            name.len()
+        ));
     }
     if !name.chars().all(|c| c.is_ascii_graphic() || c == ' ') {
-        return Err(format!("tensor name {name:?} holds characters that are not printable ASCII"));
+        return Err(format!(
+            "tensor name {name:?} holds characters that are not printable ASCII"
+        ));
     }
     Ok(())
 }

@@ -24,7 +24,11 @@ pub(super) struct LoadLog(Mutex<BTreeMap<String, String>>);
 impl LoadLog {
     fn record(&self, component: Component, name: &str, entry: &Entry, sha256: &str) {
         let key = format!("{component}/{name}");
-        let line = format!("{key} {} {:?} {sha256}\n", entry.dtype.as_str(), entry.shape);
+        let line = format!(
+            "{key} {} {:?} {sha256}\n",
+            entry.dtype.as_str(),
+            entry.shape
+        );
         if let Ok(mut lines) = self.0.lock() {
             lines.insert(key, line);
         }
@@ -53,7 +57,11 @@ pub(super) struct FileSource {
 }
 
 impl FileSource {
-    pub(super) fn new(component: Component, files: Vec<TensorFile>, log: Arc<LoadLog>) -> Result<Self> {
+    pub(super) fn new(
+        component: Component,
+        files: Vec<TensorFile>,
+        log: Arc<LoadLog>,
+    ) -> Result<Self> {
         let mut index: BTreeMap<String, (usize, String)> = BTreeMap::new();
         for (number, file) in files.iter().enumerate() {
             for stored in file.entries.keys() {
@@ -66,7 +74,12 @@ impl FileSource {
                 }
             }
         }
-        let mut source = Self { component, files, index, log };
+        let mut source = Self {
+            component,
+            files,
+            index,
+            log,
+        };
         if component == Component::TextEncoder {
             source.untie()?;
         }
@@ -76,12 +89,17 @@ impl FileSource {
     /// The embedding goes by one name, whichever of the two are stored.
     fn untie(&mut self) -> Result<()> {
         let (name, alias) = TIED;
-        let Some(place) = self.index.remove(alias) else { return Ok(()) };
+        let Some(place) = self.index.remove(alias) else {
+            return Ok(());
+        };
         if let (Some(a), Some(b)) = (self.entry(name), self.files[place.0].entries.get(&place.1)) {
             if a.shape != b.shape || a.dtype != b.dtype {
                 return Err(Error::artifact(
                     &self.files[place.0].path,
-                    format!("`{name}` {:?} and `{alias}` {:?} must be the same table", a.shape, b.shape),
+                    format!(
+                        "`{name}` {:?} and `{alias}` {:?} must be the same table",
+                        a.shape, b.shape
+                    ),
                 ));
             }
         } else {
@@ -101,12 +119,16 @@ impl FileSource {
 
     /// The file a tensor is in.
     pub(super) fn file_of(&self, name: &str) -> Option<&Path> {
-        self.index.get(name).map(|(file, _)| self.files[*file].path.as_path())
+        self.index
+            .get(name)
+            .map(|(file, _)| self.files[*file].path.as_path())
     }
 
     /// Names, shapes and stored types.
     pub(super) fn entries(&self) -> impl Iterator<Item = (&str, &Entry)> {
-        self.index.keys().filter_map(|name| Some((name.as_str(), self.entry(name)?)))
+        self.index
+            .keys()
+            .filter_map(|name| Some((name.as_str(), self.entry(name)?)))
     }
 
     /// Bytes per stored type.
@@ -130,9 +152,9 @@ impl TensorSource for FileSource {
 
     fn load(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
         let place = self.index.get(name);
-        let Some((file, entry)) =
-            place.and_then(|(file, stored)| Some((&self.files[*file], self.files[*file].entries.get(stored)?)))
-        else {
+        let Some((file, entry)) = place.and_then(|(file, stored)| {
+            Some((&self.files[*file], self.files[*file].entries.get(stored)?))
+        }) else {
             return Err(Error::artifact(
                 format!("{}/{name}", self.component),
                 "tensor is missing from the checkpoint",

@@ -85,9 +85,10 @@ pub(super) fn load(
         DType::F32 => stream::<f32>(file, path, name, entry, device),
         DType::BF16 => stream::<bf16>(file, path, name, entry, device),
         DType::F16 => stream::<f16>(file, path, name, entry, device),
-        other => {
-            Err(Error::local(format!("weights load as f32, bf16 or f16, not as {}", other.as_str())))
-        }
+        other => Err(Error::local(format!(
+            "weights load as f32, bf16 or f16, not as {}",
+            other.as_str()
+        ))),
     }
 }
 
@@ -161,8 +162,21 @@ fn stream<T: Target>(
         let next = CHUNK.min(total - done - length);
         let chunk = &current[..length];
         let (fetched, ((), finite)) = rayon::join(
-            || read(file, path, name, &mut ahead[..next], entry.offset + (done + length) as u64),
-            || rayon::join(|| hasher.update(chunk), || convert(chunk, entry.dtype, &mut values)),
+            || {
+                read(
+                    file,
+                    path,
+                    name,
+                    &mut ahead[..next],
+                    entry.offset + (done + length) as u64,
+                )
+            },
+            || {
+                rayon::join(
+                    || hasher.update(chunk),
+                    || convert(chunk, entry.dtype, &mut values),
+                )
+            },
         );
         fetched?;
         match finite {
@@ -170,15 +184,20 @@ fn stream<T: Target>(
             Finite::StoredNot => {
                 return Err(Error::artifact(
                     path,
-                    format!("tensor `{name}` holds NaN or infinite values; the file is damaged or the \
-                             training that made it diverged: use another checkpoint"),
+                    format!(
+                        "tensor `{name}` holds NaN or infinite values; the file is damaged or the \
+                             training that made it diverged: use another checkpoint"
+                    ),
                 ));
             }
             Finite::TooLarge => {
                 return Err(Error::caller(
                     "dtype",
-                    format!("tensor `{name}` of {} holds values that do not fit {}; use f32 or bf16",
-                        path.display(), T::DTYPE.as_str()),
+                    format!(
+                        "tensor `{name}` of {} holds values that do not fit {}; use f32 or bf16",
+                        path.display(),
+                        T::DTYPE.as_str()
+                    ),
                 ));
             }
         }
@@ -222,17 +241,34 @@ fn convert<T: Target>(chunk: &[u8], stored: StoredDType, values: &mut Vec<T>) ->
     match stored {
         same if same == T::SAME => values.extend(chunk.chunks_exact(same.size()).map(T::from_le)),
         StoredDType::F64 => values.extend(chunk.chunks_exact(8).map(|b| {
-            T::from_single(f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32)
+            T::from_single(
+                f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32,
+            )
         })),
-        StoredDType::F32 => values.extend(chunk.chunks_exact(4).map(|b| T::from_single(<f32 as Target>::from_le(b)))),
+        StoredDType::F32 => values.extend(
+            chunk
+                .chunks_exact(4)
+                .map(|b| T::from_single(<f32 as Target>::from_le(b))),
+        ),
         StoredDType::F16 => {
-            values.extend(chunk.chunks_exact(2).map(|b| T::from_single(<f16 as Target>::from_le(b).to_f32())));
+            values.extend(
+                chunk
+                    .chunks_exact(2)
+                    .map(|b| T::from_single(<f16 as Target>::from_le(b).to_f32())),
+            );
         }
         StoredDType::BF16 => {
-            values.extend(chunk.chunks_exact(2).map(|b| T::from_single(<bf16 as Target>::from_le(b).to_f32())));
+            values.extend(
+                chunk
+                    .chunks_exact(2)
+                    .map(|b| T::from_single(<bf16 as Target>::from_le(b).to_f32())),
+            );
         }
     }
-    if values[start..].iter().fold(true, |finite, value| finite & value.finite()) {
+    if values[start..]
+        .iter()
+        .fold(true, |finite, value| finite & value.finite())
+    {
         Finite::All
     } else {
         Finite::TooLarge
@@ -244,8 +280,10 @@ fn read(file: &File, path: &Path, name: &str, buffer: &mut [u8], offset: u64) ->
         if source.kind() == io::ErrorKind::UnexpectedEof {
             Error::artifact(
                 path,
-                format!("the file ends inside tensor `{name}`; it was cut or replaced while it was \
-                         being read: fetch it again"),
+                format!(
+                    "the file ends inside tensor `{name}`; it was cut or replaced while it was \
+                         being read: fetch it again"
+                ),
             )
         } else {
             Error::io(path, source)
@@ -256,9 +294,11 @@ fn read(file: &File, path: &Path, name: &str, buffer: &mut [u8], offset: u64) ->
 /// Lower-case hexadecimal.
 pub(super) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }

@@ -76,15 +76,23 @@ impl Tiny {
         let mut map = BTreeMap::new();
         let mut shards = [Tensors::new(), Tensors::new()];
         for (number, (name, raw)) in tensors.into_iter().enumerate() {
-            map.insert(name.clone(), format!("{stem}-0000{}-of-00002.safetensors", number % 2 + 1));
+            map.insert(
+                name.clone(),
+                format!("{stem}-0000{}-of-00002.safetensors", number % 2 + 1),
+            );
             shards[number % 2].insert(name, raw);
         }
         for (number, shard) in shards.iter().enumerate() {
-            let file = path.with_file_name(format!("{stem}-0000{}-of-00002.safetensors", number + 1));
+            let file =
+                path.with_file_name(format!("{stem}-0000{}-of-00002.safetensors", number + 1));
             write_safetensors(&file, shard);
         }
         let index = path.with_file_name(format!("{stem}.safetensors.index.json"));
-        fs::write(&index, json!({"metadata": {"total_size": 0}, "weight_map": map}).to_string()).unwrap();
+        fs::write(
+            &index,
+            json!({"metadata": {"total_size": 0}, "weight_map": map}).to_string(),
+        )
+        .unwrap();
         index
     }
 }
@@ -98,7 +106,11 @@ pub(super) fn read_safetensors(path: &Path) -> Tensors {
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
     let data = &bytes[8 + length..];
-    let entries = header.as_object().unwrap().iter().filter(|(name, _)| *name != "__metadata__");
+    let entries = header
+        .as_object()
+        .unwrap()
+        .iter()
+        .filter(|(name, _)| *name != "__metadata__");
     entries
         .map(|(name, info)| {
             let at = |i: usize| info["data_offsets"][i].as_u64().unwrap() as usize;
@@ -153,7 +165,9 @@ impl Pickle {
     }
 
     pub(super) fn text(&mut self, text: &str) -> &mut Self {
-        self.op(b"X").op(&(text.len() as u32).to_le_bytes()).op(text.as_bytes())
+        self.op(b"X")
+            .op(&(text.len() as u32).to_le_bytes())
+            .op(text.as_bytes())
     }
 
     pub(super) fn int(&mut self, value: usize) -> &mut Self {
@@ -169,12 +183,27 @@ impl Pickle {
     }
 
     /// A tensor over the whole of the storage `key`.
-    pub(super) fn tensor(&mut self, key: &str, storage: &str, shape: &[usize], stride: &[usize]) -> &mut Self {
+    pub(super) fn tensor(
+        &mut self,
+        key: &str,
+        storage: &str,
+        shape: &[usize],
+        stride: &[usize],
+    ) -> &mut Self {
         self.global("torch._utils", "_rebuild_tensor_v2").op(b"((");
-        self.text("storage").global("torch", storage).text(key).text("cpu");
-        self.int(shape.iter().product()).op(b"tQ").int(0).ints(shape).ints(stride);
+        self.text("storage")
+            .global("torch", storage)
+            .text(key)
+            .text("cpu");
+        self.int(shape.iter().product())
+            .op(b"tQ")
+            .int(0)
+            .ints(shape)
+            .ints(stride);
         // requires_grad, no hooks
-        self.op(b"\x89").global("collections", "OrderedDict").op(b")RtR")
+        self.op(b"\x89")
+            .global("collections", "OrderedDict")
+            .op(b")RtR")
     }
 
     pub(super) fn bytes(&mut self) -> Vec<u8> {
@@ -201,7 +230,9 @@ pub(super) fn write_archive(path: &Path, pickle: &[u8], storages: &[Vec<u8>]) {
 }
 
 fn strides(shape: &[usize]) -> Vec<usize> {
-    (0..shape.len()).map(|axis| shape[axis + 1..].iter().product()).collect()
+    (0..shape.len())
+        .map(|axis| shape[axis + 1..].iter().product())
+        .collect()
 }
 
 /// Writes tensors as `torch.save` writes a state dict.
@@ -216,7 +247,9 @@ pub(super) fn write_pth(path: &Path, tensors: &Tensors) {
             other => panic!("{other}"),
         };
         let key = storages.len().to_string();
-        pickle.text(name).tensor(&key, storage, &raw.shape, &strides(&raw.shape));
+        pickle
+            .text(name)
+            .tensor(&key, storage, &raw.shape, &strides(&raw.shape));
         storages.push(raw.bytes.clone());
     }
     // The dictionary's own attributes, as a module's state dict has them.
@@ -228,7 +261,10 @@ pub(super) fn write_pth(path: &Path, tensors: &Tensors) {
 pub(super) fn to_official(diffusers: &Path, official: &Path) {
     let two = diffusers.join("transformer_2").is_dir();
     let experts: &[(Component, &str)] = if two {
-        &[(Component::Transformer, "high_noise_model"), (Component::Transformer2, "low_noise_model")]
+        &[
+            (Component::Transformer, "high_noise_model"),
+            (Component::Transformer2, "low_noise_model"),
+        ]
     } else {
         &[(Component::Transformer, ".")]
     };
@@ -236,7 +272,10 @@ pub(super) fn to_official(diffusers: &Path, official: &Path) {
         read_safetensors(&diffusers.join(component.as_str()).join(file))
     };
     let rename = |tensors: Tensors, name: &dyn Fn(&str) -> String| -> Tensors {
-        tensors.into_iter().map(|(old, raw)| (name(&old), raw)).collect()
+        tensors
+            .into_iter()
+            .map(|(old, raw)| (name(&old), raw))
+            .collect()
     };
     let weights = "diffusion_pytorch_model.safetensors";
     for &(component, folder) in experts {
@@ -252,16 +291,26 @@ pub(super) fn to_official(diffusers: &Path, official: &Path) {
             "out_dim": config["out_channels"], "num_layers": config["num_layers"], "eps": config["eps"],
         });
         fs::write(folder.join("config.json"), official_config.to_string()).unwrap();
-        let tensors = rename(read(component, weights), &|name| names::to_official(component, name));
+        let tensors = rename(read(component, weights), &|name| {
+            names::to_official(component, name)
+        });
         write_safetensors(&folder.join(weights), &tensors);
     }
     let text = rename(read(Component::TextEncoder, "model.safetensors"), &|name| {
         names::to_official(Component::TextEncoder, name)
     });
     write_pth(&official.join("models_t5_umt5-xxl-enc-bf16.pth"), &text);
-    let residual = read_json(&diffusers.join("vae/config.json"))["is_residual"].as_bool().unwrap();
-    let vae = rename(read(Component::Vae, weights), &|name| names::to_official_vae(residual, name));
-    let file = if residual { "Wan2.2_VAE.pth" } else { "Wan2.1_VAE.pth" };
+    let residual = read_json(&diffusers.join("vae/config.json"))["is_residual"]
+        .as_bool()
+        .unwrap();
+    let vae = rename(read(Component::Vae, weights), &|name| {
+        names::to_official_vae(residual, name)
+    });
+    let file = if residual {
+        "Wan2.2_VAE.pth"
+    } else {
+        "Wan2.1_VAE.pth"
+    };
     write_pth(&official.join(file), &vae);
     let tokenizer = official.join("google/umt5-xxl");
     fs::create_dir_all(&tokenizer).unwrap();

@@ -39,8 +39,13 @@ pub(super) struct Differences {
 impl Differences {
     pub(super) fn compare(&mut self, component: Component, sizes: Sizes<'_>, source: &FileSource) {
         let file = |name: &str| {
-            let path = source.file_of(name).map_or_else(PathBuf::new, |path| path.to_owned());
-            path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+            let path = source
+                .file_of(name)
+                .map_or_else(PathBuf::new, |path| path.to_owned());
+            path.file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned()
         };
         let expected: BTreeMap<String, Vec<usize>> = tensor_shapes(sizes).into_iter().collect();
         for (name, shape) in &expected {
@@ -56,15 +61,22 @@ impl Differences {
         }
         for (name, entry) in source.entries() {
             if !expected.contains_key(name) {
-                self.unexpected.push(format!("{component}/{name} {:?} in {}", entry.shape, file(name)));
+                self.unexpected.push(format!(
+                    "{component}/{name} {:?} in {}",
+                    entry.shape,
+                    file(name)
+                ));
             }
         }
     }
 
     /// The differences as text, or `None` when there are none.
     pub(super) fn message(&self) -> Option<String> {
-        let sorts =
-            [("missing", &self.missing), ("unexpected", &self.unexpected), ("misshapen", &self.misshapen)];
+        let sorts = [
+            ("missing", &self.missing),
+            ("unexpected", &self.unexpected),
+            ("misshapen", &self.misshapen),
+        ];
         if sorts.iter().all(|(_, names)| names.is_empty()) {
             return None;
         }
@@ -73,7 +85,10 @@ impl Differences {
             .filter(|(_, names)| !names.is_empty())
             .map(|(sort, names)| format!("{} {sort}", names.len()))
             .collect();
-        let mut text = format!("tensors do not fit the configuration ({})", counts.join(", "));
+        let mut text = format!(
+            "tensors do not fit the configuration ({})",
+            counts.join(", ")
+        );
         for (sort, names) in sorts {
             for name in names.iter().take(LISTED) {
                 // Writing to a String cannot fail.
@@ -93,6 +108,6 @@ pub(crate) fn tensor_shapes(sizes: Sizes<'_>) -> Vec<(String, Vec<usize>)> {
     match sizes {
         Sizes::Transformer(config) => wan::transformer::tensor_shapes(config),
         Sizes::Vae(config) => wan::vae::AutoencoderKlWan::tensor_shapes(config),
-        Sizes::Text(config) => text::umt5::tensor_shapes(config),
+        Sizes::Text(config) => text::tensor_shapes(config),
     }
 }

@@ -37,17 +37,28 @@ pub struct VarBuilder {
 impl VarBuilder {
     /// The root of a source.
     pub fn new(source: Arc<dyn TensorSource>, dtype: DType, device: &Device) -> Self {
-        Self { source, prefix: String::new(), dtype, device: device.clone() }
+        Self {
+            source,
+            prefix: String::new(),
+            dtype,
+            device: device.clone(),
+        }
     }
 
     /// Goes one name further down: `vb.pp("blocks").pp(0)` → `blocks.0`.
     pub fn pp(&self, name: impl std::fmt::Display) -> Self {
-        Self { prefix: self.full(&name.to_string()), ..self.clone() }
+        Self {
+            prefix: self.full(&name.to_string()),
+            ..self.clone()
+        }
     }
 
     /// The same place with another target type.
     pub fn with_dtype(&self, dtype: DType) -> Self {
-        Self { dtype, ..self.clone() }
+        Self {
+            dtype,
+            ..self.clone()
+        }
     }
 
     fn full(&self, name: &str) -> String {
@@ -87,7 +98,10 @@ impl VarBuilder {
         let name = self.full(name);
         let shape = shape.into();
         match self.source.shape(&name) {
-            None => Err(Error::artifact(&name, "tensor is missing from the checkpoint")),
+            None => Err(Error::artifact(
+                &name,
+                "tensor is missing from the checkpoint",
+            )),
             Some(found) if found != shape => Err(Error::artifact(
                 &name,
                 format!("tensor has shape {found:?}, the configuration asks for {shape:?}"),
@@ -107,13 +121,19 @@ pub struct MemorySource {
 impl MemorySource {
     /// Wraps tensors under their diffusers names.
     pub fn new(tensors: BTreeMap<String, Tensor>) -> Self {
-        Self { tensors, loaded: Mutex::default() }
+        Self {
+            tensors,
+            loaded: Mutex::default(),
+        }
     }
 
     /// Names in the order in which they were loaded: lets a test prove that a model consumes exactly
     /// the tensors its specification lists.
     pub fn loaded(&self) -> Vec<String> {
-        self.loaded.lock().map(|names| names.clone()).unwrap_or_default()
+        self.loaded
+            .lock()
+            .map(|names| names.clone())
+            .unwrap_or_default()
     }
 }
 
