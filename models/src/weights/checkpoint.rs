@@ -127,8 +127,9 @@ impl FromStr for ModelKind {
     }
 }
 
-/// An open checkpoint: configurations and headers are read, tensors are not.
-#[derive(Debug)]
+/// An open checkpoint: configurations and headers are read, tensors are not. Clones share the open files
+/// and the digests of what was read.
+#[derive(Debug, Clone)]
 pub struct Checkpoint {
     root: PathBuf,
     layout: Layout,

@@ -51,7 +51,7 @@ impl WanBackend {
         generator.load(&mut pipeline::Unobserved)?;
         let kind = generator.resolver().defaults().kind;
         let info = ModelInfo {
-            kind: kind.name().to_owned(),
+            kind: kind.as_str().to_owned(),
             preset: preset.name().to_owned(),
             dtype: dtype.as_str().to_owned(),
             device: device_name(device),

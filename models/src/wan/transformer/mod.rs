@@ -181,7 +181,7 @@ pub fn tensor_shapes(cfg: &TransformerConfig) -> Vec<(String, Vec<usize>)> {
     let d = cfg.dim();
     let [pt, ph, pw] = cfg.patch_size;
     let mut shapes: Vec<(String, Vec<usize>)> = Vec::new();
-    let mut linear = |shapes: &mut Vec<(String, Vec<usize>)>, name: &str, inputs, outputs| {
+    let linear = |shapes: &mut Vec<(String, Vec<usize>)>, name: &str, inputs, outputs| {
         shapes.push((format!("{name}.weight"), vec![outputs, inputs]));
         shapes.push((format!("{name}.bias"), vec![outputs]));
     };
