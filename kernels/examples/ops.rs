@@ -1,6 +1,6 @@
-//! Speed of the operations on this machine: `cargo run --release -p leoma-kernels --example ops [filter]`.
-//! Prints the best of several runs, in GFLOP/s for products and GB/s for the others; on Linux also the rate per
-//! second of CPU time, which tells more on a busy machine.
+//! Speed of the operations on this machine: `cargo run --release -p leoma-kernels --example ops
+//! [filter]`. Prints the best of several runs, in GFLOP/s for products and GB/s for the others; on
+//! Linux also the rate per second of CPU time, which tells more on a busy machine.
 #![allow(clippy::print_stdout)]
 
 use candle_core::{Device, Result, Tensor};
@@ -89,6 +89,12 @@ fn main() -> Result<()> {
             layer.forward_act(&x, Activation::None)
         })?;
     }
+    let weight = randn(&[14336, 3072])?;
+    let bytes = (14336 * 3072 * 4) as f64;
+    bench.run("pack 14336x3072", bytes, "GB/s", || {
+        Linear::new(weight.clone(), None).map(|_| weight.clone())
+    })?;
+    drop(weight);
     for (l, h, d) in [(1024, 24, 128), (512, 64, 64), (256, 1, 1024)] {
         let (q, k, v) = (
             randn(&[1, l, h, d])?,

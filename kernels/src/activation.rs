@@ -1,10 +1,11 @@
 //! Activations, element by element.
 //!
 //! - SiLU: `x * sigmoid(x)`
-//! - GELU, tanh form: `x/2 * (1 + tanh(u)) = x * sigmoid(2u)`, `u = sqrt(2/pi) * (x + 0.044715 x^3)`
+//! - GELU, tanh form: `x/2 * (1 + tanh(u)) = x * sigmoid(2u)`,
+//!   `u = sqrt(2/pi) * (x + 0.044715 x^3)`
 //!
 //! The CPU path evaluates both with its own vector exponential, spread over the threads.
-#![allow(unsafe_op_in_unsafe_fn)] // kernels are unsafe as a whole: they run under `#[target_feature]`
+#![allow(unsafe_op_in_unsafe_fn)] // kernels run under `#[target_feature]` as a whole
 
 use crate::check;
 use crate::rows::map_rows;
@@ -23,13 +24,15 @@ pub enum Activation {
     Silu,
 }
 
-/// GELU in its tanh form, of every element of `x` (any shape). Errors for dtypes other than f32, bf16, f16.
+/// GELU in its tanh form, of every element of `x` (any shape). Errors for dtypes other than f32,
+/// bf16, f16.
 pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
     check::float("gelu_tanh", "x", x)?;
     apply(x, Activation::GeluTanh)
 }
 
-/// `x * sigmoid(x)` of every element of `x` (any shape). Errors for dtypes other than f32, bf16, f16.
+/// `x * sigmoid(x)` of every element of `x` (any shape). Errors for dtypes other than f32, bf16,
+/// f16.
 pub fn silu(x: &Tensor) -> Result<Tensor> {
     check::float("silu", "x", x)?;
     apply(x, Activation::Silu)

@@ -11,8 +11,8 @@ use crate::isa::Isa;
 use crate::simd::Element;
 use candle_core::{D, DType, Result, Tensor, bail};
 
-/// Attention of `q` [B, Lq, N, D] over `k`, `v` [B, Lk, N, D] with the additive `bias` [N, Lq, Lk] (f32) if
-/// given. Errors if the shapes or dtypes disagree or there are no keys.
+/// Attention of `q` [B, Lq, N, D] over `k`, `v` [B, Lk, N, D] with the additive `bias` [N, Lq, Lk]
+/// (f32) if given. Errors if the shapes or dtypes disagree or there are no keys.
 pub fn attention(
     q: &Tensor,
     k: &Tensor,

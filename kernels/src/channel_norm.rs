@@ -1,10 +1,11 @@
-//! Channel norm of the VAE, over the last dimension:
-//! `y = x / max(||x||_2, 1e-12) * sqrt(C) * gamma`, optionally followed by SiLU.
+//! Channel norm of the VAE, over the last dimension: `y = x / max(||x||_2, 1e-12) * sqrt(C) *
+//! gamma`, optionally followed by SiLU.
 //!
 //! x [.., C] (channels last), gamma [C].
 //!
-//! The CPU path goes over each pixel twice while it is in cache: sum of squares, then product and SiLU.
-#![allow(unsafe_op_in_unsafe_fn)] // kernels are unsafe as a whole: they run under `#[target_feature]`
+//! The CPU path goes over each pixel twice while it is in cache: sum of squares, then product and
+//! SiLU.
+#![allow(unsafe_op_in_unsafe_fn)] // kernels run under `#[target_feature]` as a whole
 
 use crate::data::Floats;
 use crate::rows::map_rows;
@@ -15,8 +16,8 @@ use candle_core::{D, DType, Result, Tensor};
 /// Smallest norm divided by, as `torch.nn.functional.normalize` has it.
 pub(crate) const MIN_NORM: f64 = 1e-12;
 
-/// Normalises every pixel of `x` [.., C] to length `sqrt(C)`, scales by `gamma` [C] and applies SiLU if
-/// asked. Errors if the shapes disagree.
+/// Normalises every pixel of `x` [.., C] to length `sqrt(C)`, scales by `gamma` [C] and applies
+/// SiLU if asked. Errors if the shapes disagree.
 pub fn channel_norm(x: &Tensor, gamma: &Tensor, silu: bool) -> Result<Tensor> {
     check::float("channel_norm", "x", x)?;
     check::float("channel_norm", "gamma", gamma)?;
@@ -34,21 +35,16 @@ pub fn channel_norm(x: &Tensor, gamma: &Tensor, silu: bool) -> Result<Tensor> {
     };
     map_rows(x, None, c, |isa, chunk| {
         // SAFETY: `out` holds as many elements as `x`, both whole rows of gamma's length.
-        unsafe { channel_norm_rows(isa, chunk.x, chunk.out, gamma, act) }
+        unsafe { channel_rows(isa, chunk.x, chunk.out, gamma, act) }
     })
 }
 
 dispatch! {
-    fn channel_norm_rows(x: &[f32], out: *mut f32, gamma: &[f32], act: Activation) = channel_norm_generic
+    fn channel_rows(x: &[f32], out: *mut f32, gamma: &[f32], act: Activation) = channel_generic
 }
 
 #[inline(always)]
-unsafe fn channel_norm_generic<V: Vector>(
-    x: &[f32],
-    out: *mut f32,
-    gamma: &[f32],
-    act: Activation,
-) {
+unsafe fn channel_generic<V: Vector>(x: &[f32], out: *mut f32, gamma: &[f32], act: Activation) {
     let c = gamma.len();
     for (row, x) in x.chunks_exact(c).enumerate() {
         let out = out.add(row * c);

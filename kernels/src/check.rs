@@ -32,8 +32,8 @@ pub(crate) fn last_dim(op: &str, x: &Tensor) -> Result<usize> {
     }
 }
 
-/// Checks per-token parameters: `p` [R, d] with R = 1, or R = 2 where the first `first` of `len` tokens
-/// use row 0 and the others row 1.
+/// Checks per-token parameters: `p` [R, d] with R = 1, or R = 2 where the first `first` of `len`
+/// tokens use row 0 and the others row 1.
 pub(crate) fn token_rows(
     op: &str,
     name: &str,
@@ -55,8 +55,8 @@ pub(crate) fn token_rows(
     }
 }
 
-/// Spreads per-token parameters `p` [R, d] over the tokens, in f32: [1, d] when one row serves all of
-/// them, [len, d] otherwise.
+/// Spreads per-token parameters `p` [R, d] over the tokens, in f32: [1, d] when one row serves all
+/// of them, [len, d] otherwise.
 pub(crate) fn spread_rows(p: &Tensor, len: usize, first: usize) -> Result<Tensor> {
     let p = p.to_dtype(DType::F32)?;
     let (rows, d) = p.dims2()?;

@@ -1,17 +1,19 @@
-//! Convolution over channels-last video:
-//! `y[t, i, j, o] = b[o] + sum W[o, c, dt, di, dj] x[t*st + dt - pad_front, i*sh + di - top, j*sw + dj - left, c]`
-//! plus an optional residual.
+//! Convolution over channels-last video, plus an optional residual:
+//! `y[t, i, j, o] = b[o] + sum over c, dt, di, dj of W[o, c, dt, di, dj] x[t', i', j', c]` with
+//! `t' = t*st + dt - pad_front`, `i' = i*sh + di - top`, `j' = j*sw + dj - left`.
 //!
-//! x [T, H, W, C] -> [T', H', W', C']; W [C', C, kt, kh, kw]. Covers the causal 3-D convolution of the VAE
-//! (frames before x come from `history` or are zero), 2-D convolution (kt = 1) and 1x1x1. With `upsample2x`
-//! x is read as if doubled in H and W by nearest neighbour.
+//! x [T, H, W, C] -> [T', H', W', C']; W [C', C, kt, kh, kw]. Covers the causal 3-D convolution of
+//! the VAE (frames before x come from `history` or are zero), 2-D convolution (kt = 1) and 1x1x1.
+//! With `upsample2x` x is read as if doubled in H and W by nearest neighbour.
 //!
-//! On the CPU this is a matrix product of pixels by (dt, di, dj, c): the weight is packed in that order when the
-//! layer is built, in its own dtype, and the tensor is let go; windows are gathered block by block into
-//! scratch memory (`gather.rs`), where history, padding and doubling are resolved.
+//! On the CPU this is a matrix product of pixels by (dt, di, dj, c): the weight is packed in that
+//! order when the layer is built, in its own dtype, and the tensor is let go; windows are gathered
+//! block by block into scratch memory (`gather.rs`), where history, padding and doubling are
+//! resolved. A 3x3 window over a doubled input is taken apart into four 2x2 windows (`doubled.rs`).
 
 use crate::check;
 use crate::data::{Floats, View, per_dtype, tensor};
+use crate::doubled::Doubled;
 use crate::gather::Windows;
 use crate::gemm::{Finish, Packed, gemm};
 use crate::simd::Element;
@@ -25,10 +27,11 @@ pub struct Conv3dConfig {
     pub stride: [usize; 3],
     /// Rows and columns of zeros: top, bottom, left, right.
     pub pad: [usize; 4],
-    /// Frames wanted in front of the input: kt - 1 for a causal convolution, 0 for none. They come from the
-    /// history as far as it reaches and are zero before that.
+    /// Frames wanted in front of the input: kt - 1 for a causal convolution, 0 for none. They come
+    /// from the history as far as it reaches and are zero before that.
     pub pad_front: usize,
-    /// Read the input as if doubled in height and width by nearest neighbour (padding applies after that).
+    /// Read the input as if doubled in height and width by nearest neighbour (padding applies after
+    /// that).
     pub upsample2x: bool,
 }
 
@@ -55,7 +58,7 @@ pub struct Conv3d {
 enum Weight {
     /// On the CPU.
     Packed {
-        weight: Arc<Packed>,
+        weight: Arc<Matrix>,
         bias: Option<Arc<[f32]>>,
     },
     /// On other devices.
@@ -63,6 +66,18 @@ enum Weight {
         weight: Tensor,
         bias: Option<Tensor>,
     },
+}
+
+/// The weight as the right-hand side of matrix products.
+#[derive(Debug)]
+enum Matrix {
+    Whole(Packed),
+    Doubled(Doubled),
+}
+
+/// Where column (tap, c) of the product stands in a row [C, taps] of the weight.
+pub(crate) fn column(cin: usize, taps: usize) -> impl Fn(usize) -> usize + Sync {
+    move |k| k % cin * taps + k / cin
 }
 
 /// Sizes of the kernel: channels out and in, and the window.
@@ -101,11 +116,14 @@ impl Conv3d {
         let weight = if weight.device().is_cpu() {
             let bias =
                 bias.map(|b| Ok::<_, candle_core::Error>(Floats::new(&b)?.as_slice().into()));
-            let taps = kt * kh * kw;
-            // Column (tap, c) of the product is element (c, tap) of the weight's row.
-            let packed = Packed::new(&weight.contiguous()?, cout, |k| k % cin * taps + k / cin)?;
+            let matrix = if Doubled::applies(geometry, cfg) {
+                Matrix::Doubled(Doubled::new(&weight, geometry)?)
+            } else {
+                let weight = weight.contiguous()?;
+                Matrix::Whole(Packed::new(&weight, cout, column(cin, kt * kh * kw))?)
+            };
             Weight::Packed {
-                weight: Arc::new(packed),
+                weight: Arc::new(matrix),
                 bias: bias.transpose()?,
             }
         } else {
@@ -118,9 +136,9 @@ impl Conv3d {
         })
     }
 
-    /// Convolves `x` [T, H, W, C]. `history`: up to `pad_front` frames [h, H, W, C] that precede `x` in
-    /// time; frames still missing in front are zero. `residual` [T', H', W', C'] is added to the result.
-    /// Errors if the shapes disagree or the input is smaller than the window.
+    /// Convolves `x` [T, H, W, C]. `history`: up to `pad_front` frames [h, H, W, C] that precede
+    /// `x` in time; frames still missing in front are zero. `residual` [T', H', W', C'] is added to
+    /// the result. Errors if the shapes disagree or the input is smaller than the window.
     pub fn forward(
         &self,
         x: &Tensor,
@@ -157,7 +175,10 @@ impl Conv3d {
                         geometry: self.geometry,
                         cfg: self.cfg,
                     };
-                    gemm(&windows, weight, &finish)
+                    match &**weight {
+                        Matrix::Whole(packed) => gemm(&windows, packed, &finish),
+                        Matrix::Doubled(doubled) => doubled.forward(&windows, &finish),
+                    }
                 });
                 tensor(y, &out, x.dtype())
             }
@@ -208,7 +229,8 @@ impl Conv3d {
         for axis in 0..3 {
             if padded[axis] < kernel[axis] || x.elem_count() == 0 {
                 bail!(
-                    "conv3d: input {:?} (with padding {padded:?} in T, H, W) is smaller than the window {kernel:?}",
+                    "conv3d: input {:?} (T, H, W with padding {padded:?}) is smaller than \
+                     the window {kernel:?}",
                     x.dims()
                 );
             }

@@ -1,10 +1,10 @@
-//! Blocked attention on the CPU, with the softmax taken block by block (running maximum and sum per query), so
-//! that scores are never stored beyond one block.
+//! Blocked attention on the CPU, with the softmax taken block by block (running maximum and sum per
+//! query), so that scores are never stored beyond one block.
 //!
-//! Per head K is packed as the right-hand side of q k^T and V as that of p v, once. Then each task takes one
-//! head and [`QUERIES`] queries through all blocks of [`KC`] keys: scores by the micro-kernel, softmax, product
-//! with V by the micro-kernel into the running result.
-#![allow(unsafe_op_in_unsafe_fn)] // kernels are unsafe as a whole: they run under `#[target_feature]`
+//! Per head K is packed as the right-hand side of q k^T and V as that of p v, once. Then each task
+//! takes one head and [`QUERIES`] queries through all blocks of [`KC`] keys: scores by the
+//! micro-kernel, softmax, product with V by the micro-kernel into the running result.
+#![allow(unsafe_op_in_unsafe_fn)] // kernels run under `#[target_feature]` as a whole
 
 use crate::data::Shared;
 use crate::gemm::{Aligned, Block, KC, LDA, multiply, panel_width, with_scratch};
@@ -240,8 +240,8 @@ impl Default for Running {
 }
 
 dispatch! {
-    /// Turns scores into weights relative to the running maximum; scales `result` to a new maximum if it
-    /// already holds something.
+    /// Turns scores into weights relative to the running maximum; scales `result` to a new maximum
+    /// if it already holds something.
     fn softmax_row(
         scores: &mut [f32],
         bias: Option<&[f32]>,

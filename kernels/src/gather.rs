@@ -1,5 +1,5 @@
-//! The left-hand side of a convolution as a matrix product, gathered piecewise and never stored whole:
-//! row = output pixel (t, i, j), column = (dt, di, dj, c).
+//! The left-hand side of a convolution as a matrix product, gathered piecewise and never stored
+//! whole: row = output pixel (t, i, j), column = (dt, di, dj, c).
 
 use crate::conv3d::{Conv3dConfig, Geometry};
 use crate::gemm::{LDA, Source};

@@ -1,6 +1,7 @@
 //! Which instruction set the CPU kernels use: decided once per process from what the processor has.
 //!
-//! `LEOMA_KERNELS_ISA=scalar|avx2|avx512` asks for a lesser one (an unavailable or unknown name is ignored).
+//! `LEOMA_KERNELS_ISA=scalar|avx2|avx512` asks for a lesser one (an unavailable or unknown name is
+//! ignored).
 
 use std::cell::Cell;
 use std::sync::OnceLock;
@@ -66,8 +67,8 @@ impl Isa {
         })
     }
 
-    /// Runs `work` with the operations started on this thread using this instruction set. For tests and
-    /// measurements: layers built inside keep it.
+    /// Runs `work` with the operations started on this thread using this instruction set. For tests
+    /// and measurements: layers built inside keep it.
     pub fn scope<R>(self, work: impl FnOnce() -> R) -> R {
         struct Restore(Option<Isa>);
         impl Drop for Restore {

@@ -1,12 +1,12 @@
-//! Layer norm over the last dimension, plain and with per-token modulation:
-//! `LN(x) = (x - mean) / sqrt(var + eps)`, var without Bessel's correction, then
-//! `LN(x) * weight + bias` or `LN(x) * (1 + scale) + shift`.
+//! Layer norm over the last dimension, plain and with per-token modulation: `LN(x) = (x - mean) /
+//! sqrt(var + eps)`, var without Bessel's correction, then `LN(x) * weight + bias` or `LN(x) * (1 +
+//! scale) + shift`.
 //!
-//! x [.., d]; weight, bias [d]; scale, shift [R, d] with R = 1 (one timestep for all tokens) or R = 2 (the
-//! first `first` tokens have their own: the given first frame of TI2V-5B).
+//! x [.., d]; weight, bias [d]; scale, shift [R, d] with R = 1 (one timestep for all tokens) or R =
+//! 2 (the first `first` tokens have their own: the given first frame of TI2V-5B).
 //!
 //! The CPU path goes over each row three times while it is in cache: mean, variance, result.
-#![allow(unsafe_op_in_unsafe_fn)] // kernels are unsafe as a whole: they run under `#[target_feature]`
+#![allow(unsafe_op_in_unsafe_fn)] // kernels run under `#[target_feature]` as a whole
 
 use crate::check;
 use crate::data::Floats;
@@ -40,8 +40,8 @@ pub fn layer_norm(x: &Tensor, weight: Option<(&Tensor, &Tensor)>, eps: f64) -> R
     run(x, &affine, eps)
 }
 
-/// `LN(x) * (1 + scale) + shift` for `x` [L, d]; `scale`, `shift` [R, d] with R = 1, or R = 2 where the
-/// first `first` tokens use row 0 and the others row 1. Errors if the shapes disagree.
+/// `LN(x) * (1 + scale) + shift` for `x` [L, d]; `scale`, `shift` [R, d] with R = 1, or R = 2 where
+/// the first `first` tokens use row 0 and the others row 1. Errors if the shapes disagree.
 pub fn layer_norm_modulate(
     x: &Tensor,
     scale: &Tensor,
@@ -75,7 +75,8 @@ pub fn layer_norm_modulate(
     )
 }
 
-/// Factor and shift [R, d] of the normalised rows; of two rows the second serves from row `first` of x on.
+/// Factor and shift [R, d] of the normalised rows; of two rows the second serves from row `first`
+/// of x on.
 struct Affine<'a> {
     factor: &'a [f32],
     shift: &'a [f32],
@@ -85,17 +86,19 @@ struct Affine<'a> {
 
 fn run(x: &Tensor, affine: &Affine<'_>, eps: f64) -> Result<Tensor> {
     map_rows(x, None, affine.d, |isa, chunk| {
-        // SAFETY: `out` holds as many elements as `x`, both whole rows of d elements; `affine` has one or two.
-        unsafe { layer_norm_rows(isa, chunk.row, chunk.x, chunk.out, affine, eps) }
+        // SAFETY: `out` holds as many elements as `x`, both whole rows of d elements; `affine` has
+        // one or two.
+        unsafe { layer_rows(isa, chunk.row, chunk.x, chunk.out, affine, eps) }
     })
 }
 
 dispatch! {
-    fn layer_norm_rows(row: usize, x: &[f32], out: *mut f32, affine: &Affine<'_>, eps: f64) = layer_norm_generic
+    fn layer_rows(row: usize, x: &[f32], out: *mut f32, affine: &Affine<'_>, eps: f64) =
+        layer_generic
 }
 
 #[inline(always)]
-unsafe fn layer_norm_generic<V: Vector>(
+unsafe fn layer_generic<V: Vector>(
     row0: usize,
     x: &[f32],
     out: *mut f32,

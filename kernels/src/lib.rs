@@ -1,13 +1,14 @@
 //! Tensor operations for Wan 2.2 that candle lacks or does slowly.
 //!
-//! One operation per file: formula in the header, shape checks, a plain reference composed of candle
-//! operations that runs on every device, and a fast CPU path. Public functions take and return candle
-//! tensors and choose the path by device, so that models are written once.
+//! One operation per file: formula in the header, shape checks, a plain reference composed of
+//! candle operations that runs on every device, and a fast CPU path. Public functions take and
+//! return candle tensors and choose the path by device, so that models are written once.
 //!
-//! Inputs are f32, bf16 or f16 and need not be contiguous; the result has the dtype of the main input
-//! and the arithmetic in between is f32. Wrong shapes are errors that name the operation, never panics.
+//! Inputs are f32, bf16 or f16 and need not be contiguous; the result has the dtype of the main
+//! input and the arithmetic in between is f32. Wrong shapes are errors that name the operation,
+//! never panics.
 #![warn(missing_docs)]
-#![allow(unsafe_code)] // vector intrinsics and shared output buffers; every block says why it is sound
+#![allow(unsafe_code)] // vector intrinsics, shared output buffers; each block says why
 
 mod activation;
 mod attention;
@@ -15,6 +16,7 @@ mod channel_norm;
 mod check;
 mod conv3d;
 mod data;
+mod doubled;
 mod flash;
 mod gather;
 mod gemm;
@@ -39,8 +41,8 @@ pub use residual::gate_residual;
 pub use rms_norm::rms_norm;
 pub use rope::rope;
 
-/// The same operations composed of candle's own: correct on every device, used where no fast path exists
-/// and as the yardstick of the tests.
+/// The same operations composed of candle's own: correct on every device, used where no fast path
+/// exists and as the yardstick of the tests.
 pub mod reference {
     pub use crate::activation::{gelu_tanh_reference as gelu_tanh, silu_reference as silu};
     pub use crate::attention::attention_reference as attention;

@@ -2,8 +2,9 @@
 //!
 //! x [.., in], W [out, in], b [out]; result [.., out].
 //!
-//! On the CPU the weight is packed into panels when the layer is built, in its own dtype, and the tensor is let
-//! go; rows of x are multiplied by the panels in f32, and bias and activation follow on the hot tile.
+//! On the CPU the weight is packed into panels when the layer is built, in its own dtype, and the
+//! tensor is let go; rows of x are multiplied by the panels in f32, and bias and activation follow
+//! on the hot tile.
 
 use crate::activation::activate_reference;
 use crate::data::{Floats, View, per_dtype, tensor};
@@ -12,7 +13,8 @@ use crate::{Activation, check};
 use candle_core::{DType, Result, Tensor, bail};
 use std::sync::Arc;
 
-/// A linear layer. The weight may have another dtype than the input (bf16 weights, f32 activations).
+/// A linear layer. The weight may have another dtype than the input (bf16 weights, f32
+/// activations).
 #[derive(Debug, Clone)]
 pub struct Linear {
     weight: Weight,

@@ -1,17 +1,19 @@
-//! Huge pages for large buffers: touching fresh memory in pages of 4 KB costs as much as many operations here do.
+//! Huge pages for large buffers: touching fresh memory in pages of 4 KB costs as much as many
+//! operations here do.
 
 /// Size of a huge page on the systems in question.
 #[cfg(target_os = "linux")]
 const HUGE: usize = 2 << 20;
 
-/// Asks the system for huge pages behind a buffer of `len` elements that has just been allocated. Only a
-/// hint: nothing changes where the system does not offer them or the buffer is small.
+/// Asks the system for huge pages behind a buffer of `len` elements that has just been allocated.
+/// Only a hint: nothing changes where the system does not offer them or the buffer is small.
 #[cfg(target_os = "linux")]
 pub(crate) fn prefer_huge<T>(buffer: *mut T, len: usize) {
     let start = (buffer as usize).next_multiple_of(HUGE);
     let end = (buffer as usize + len * size_of::<T>()) / HUGE * HUGE;
     if end > start {
-        // SAFETY: the range lies within the caller's allocation, and MADV_HUGEPAGE does not change its contents.
+        // SAFETY: the range lies within the caller's allocation, and MADV_HUGEPAGE does not change
+        // its contents.
         unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_HUGEPAGE) };
     }
 }

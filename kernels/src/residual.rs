@@ -1,10 +1,10 @@
 //! Gated residual: `x + y * gate`.
 //!
-//! x, y [L, d]; gate [R, d] with R = 1, or R = 2 where the first `first` tokens use row 0 and the others
-//! row 1.
+//! x, y [L, d]; gate [R, d] with R = 1, or R = 2 where the first `first` tokens use row 0 and the
+//! others row 1.
 //!
 //! The CPU path is one pass over the rows.
-#![allow(unsafe_op_in_unsafe_fn)] // kernels are unsafe as a whole: they run under `#[target_feature]`
+#![allow(unsafe_op_in_unsafe_fn)] // kernels run under `#[target_feature]` as a whole
 
 use crate::check;
 use crate::data::Floats;

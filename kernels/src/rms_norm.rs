@@ -3,7 +3,7 @@
 //! x [.., d], weight [d].
 //!
 //! The CPU path goes over each row twice while it is in cache: sum of squares, then the product.
-#![allow(unsafe_op_in_unsafe_fn)] // kernels are unsafe as a whole: they run under `#[target_feature]`
+#![allow(unsafe_op_in_unsafe_fn)] // kernels run under `#[target_feature]` as a whole
 
 use crate::check;
 use crate::data::Floats;
@@ -11,7 +11,8 @@ use crate::rows::map_rows;
 use crate::simd::{Vector, dispatch, load_n, store_n, sum_squares};
 use candle_core::{D, DType, Result, Tensor};
 
-/// RMS norm of `x` [.., d] with `weight` [d] (kept in f32 by the models). Errors if the shapes disagree.
+/// RMS norm of `x` [.., d] with `weight` [d] (kept in f32 by the models). Errors if the shapes
+/// disagree.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     check::float("rms_norm", "x", x)?;
     check::float("rms_norm", "weight", weight)?;

@@ -1,12 +1,12 @@
 //! Rotary position embedding over adjacent pairs: with (a, b) = (x[2i], x[2i+1]),
 //! `y[2i] = a cos[i] - b sin[i]`, `y[2i+1] = a sin[i] + b cos[i]`.
 //!
-//! x [L, N, D] (tokens, heads, head width); cos, sin [L, D/2], the same for every head. The three axes of
-//! Wan (frame, row, column) are already laid side by side in cos and sin by the caller.
+//! x [L, N, D] (tokens, heads, head width); cos, sin [L, D/2], the same for every head. The three
+//! axes of Wan (frame, row, column) are already laid side by side in cos and sin by the caller.
 //!
-//! The CPU path writes a token's factors out once, [c0 c0 c1 c1 ..] and [-s0 s0 -s1 s1 ..], and then rotates all
-//! heads by `x * c + swap(x) * s`.
-#![allow(unsafe_op_in_unsafe_fn)] // kernels are unsafe as a whole: they run under `#[target_feature]`
+//! The CPU path writes a token's factors out once, [c0 c0 c1 c1 ..] and [-s0 s0 -s1 s1 ..], and
+//! then rotates all heads by `x * c + swap(x) * s`.
+#![allow(unsafe_op_in_unsafe_fn)] // kernels run under `#[target_feature]` as a whole
 
 use crate::check;
 use crate::data::Floats;
@@ -14,8 +14,8 @@ use crate::rows::map_rows;
 use crate::simd::{Vector, dispatch, load_n, store_n};
 use candle_core::{DType, Result, Tensor, bail};
 
-/// Rotates the adjacent pairs of `x` [L, N, D] by `cos`, `sin` [L, D/2]. Errors if the shapes disagree or D
-/// is odd.
+/// Rotates the adjacent pairs of `x` [L, N, D] by `cos`, `sin` [L, D/2]. Errors if the shapes
+/// disagree or D is odd.
 pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     check::float("rope", "x", x)?;
     check::float("rope", "cos", cos)?;

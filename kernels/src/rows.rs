@@ -1,5 +1,5 @@
-//! Driver of the element-wise and row-wise operations on the CPU: spreads chunks of whole rows over rayon's
-//! threads and presents them as f32 whatever the dtype.
+//! Driver of the element-wise and row-wise operations on the CPU: spreads chunks of whole rows over
+//! rayon's threads and presents them as f32 whatever the dtype.
 
 use crate::data::{Slice, View};
 use crate::isa::Isa;
@@ -10,7 +10,8 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Elements of a chunk: large enough to hide the cost of a task, small enough for the second-level cache.
+/// Elements of a chunk: large enough to hide the cost of a task, small enough for the second-level
+/// cache.
 const CHUNK: usize = 1 << 14;
 
 /// A chunk of whole rows.
@@ -21,12 +22,13 @@ pub(crate) struct Chunk<'a> {
     pub(crate) x: &'a [f32],
     /// The rows of the second operand; empty if there is none.
     pub(crate) y: &'a [f32],
-    /// The result, to be written completely: valid for as many elements as `x`, perhaps uninitialised.
+    /// The result, to be written completely: valid for as many elements as `x`, perhaps
+    /// uninitialised.
     pub(crate) out: *mut f32,
 }
 
-/// Applies `kernel` to all rows (`width` elements each; the last may be shorter) of `x` and `y`, tensors of
-/// one shape. The result has the shape and dtype of `x`.
+/// Applies `kernel` to all rows (`width` elements each; the last may be shorter) of `x` and `y`,
+/// tensors of one shape. The result has the shape and dtype of `x`.
 pub(crate) fn map_rows(
     x: &Tensor,
     y: Option<&Tensor>,

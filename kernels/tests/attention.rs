@@ -1,4 +1,5 @@
-//! Attention: every instruction set against f64, block borders, bias, extreme scores, dtypes, errors.
+//! Attention: every instruction set against f64, block borders, bias, extreme scores, dtypes,
+//! errors.
 #![allow(clippy::unwrap_used)]
 
 mod common;

@@ -1,4 +1,5 @@
-//! Convolutions: every instruction set against f64 loops over all geometries in use, dtypes, layouts, errors.
+//! Convolutions: every instruction set against f64 loops over all geometries in use, dtypes,
+//! layouts, errors.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -8,7 +9,8 @@ use common::{close, close_f64, each_isa, narrowed, random, scattered, values};
 use leoma_kernels::{Conv3d, Conv3dConfig, reference};
 use proptest::prelude::*;
 
-/// The convolution by its definition, in f64: frames in front, padding and doubling resolved per element.
+/// The convolution by its definition, in f64: frames in front, padding and doubling resolved per
+/// element.
 fn exact(
     x: &Tensor,
     history: Option<&Tensor>,
@@ -111,7 +113,8 @@ proptest! {
         };
         let x = random(&[size.0, size.1, size.2, channels.0], seed);
         let history = history.min(front);
-        let before = (history > 0).then(|| random(&[history, size.1, size.2, channels.0], seed ^ 1));
+        let past = [history, size.1, size.2, channels.0];
+        let before = (history > 0).then(|| random(&past, seed ^ 1));
         let w = random(&[channels.1, channels.0, kernel.0, kernel.1, kernel.2], seed ^ 2);
         let b = bias.then(|| random(&[channels.1], seed ^ 3));
         check(&x, before.as_ref(), &w, b.as_ref(), cfg);
@@ -167,7 +170,8 @@ fn streaming_equals_one_call() {
 
 #[test]
 fn the_geometries_of_the_vae() {
-    // Spatial halving with the odd row and column at the end; temporal halving; doubling; pointwise.
+    // Spatial halving with the odd row and column at the end; temporal halving; doubling;
+    // pointwise.
     let halve = Conv3dConfig {
         stride: [1, 2, 2],
         pad: [0, 1, 0, 1],
@@ -211,6 +215,42 @@ fn the_geometries_of_the_vae() {
         None,
         point,
     );
+}
+
+#[test]
+fn doubled_input_of_any_size() {
+    let cfg = Conv3dConfig {
+        pad: [1; 4],
+        pad_front: 2,
+        upsample2x: true,
+        ..Conv3dConfig::default()
+    };
+    for (t, h, w) in [(1, 1, 1), (2, 1, 4), (1, 5, 2), (3, 4, 3)] {
+        let (x, history) = (random(&[t, h, w, 20], 1), random(&[1, h, w, 20], 2));
+        let (weight, bias) = (random(&[34, 20, 3, 3, 3], 3), random(&[34], 4));
+        check(&x, Some(&history), &weight, Some(&bias), cfg);
+        check(
+            &x,
+            None,
+            &weight,
+            None,
+            Conv3dConfig {
+                stride: [2, 1, 1],
+                ..cfg
+            },
+        );
+        // Not the 3x3 window with padding 1: read doubled instead of taken apart.
+        check(
+            &x,
+            None,
+            &weight,
+            None,
+            Conv3dConfig {
+                pad: [2, 1, 1, 1],
+                ..cfg
+            },
+        );
+    }
 }
 
 #[test]

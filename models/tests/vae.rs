@@ -177,6 +177,22 @@ fn encode_matches_the_reference() {
 }
 
 #[test]
+fn repeated_frames_change_nothing_when_they_are_skipped() {
+    for name in CASES {
+        let vae = model(&fixture(name).cfg);
+        let image = counted("image", &[3, 16, 16]);
+        let zeros = Tensor::zeros((3, 64, 16, 16), DType::F32, &Device::Cpu).unwrap();
+        let video = Tensor::cat(&[image.unsqueeze(1).unwrap(), zeros], 1).unwrap();
+        let found = vae.encode_image(&image, 65).unwrap();
+        assert_eq!(
+            values(&found),
+            values(&vae.encode_video(&video).unwrap()),
+            "{name}"
+        );
+    }
+}
+
+#[test]
 fn decode_matches_the_reference() {
     for name in CASES {
         let Fixture { cfg, tensors, .. } = fixture(name);

@@ -37,6 +37,7 @@ SUBJECTS = (
     "two children &quot;laughing&quot;",
     "der alte Mann",
     "静止的画面，三条腿",
+    "Ωmega 🙂",
 )
 ACTIONS = ("rides a bicycle", "crosses a  long bridge at dusk", "geht langsam über die Brücke", "build a sandcastle")
 NEGATIVES = ("", "low quality, blurry, distorted", "色调艳丽，过曝，静态，JPEG压缩残留")

@@ -85,6 +85,8 @@ PROMPTS = [
     "fish &amp;amp; chips &lt;b&gt; &quot;warm&quot;",
     "sch\u00c3\u00b6n, \u201cquoted\u201d \uff21\uff22\uff23\uff01 \ufb01sh \u2026 \u00bd",
     "色调艳丽，过曝，静态，细节模糊不清",
+    "outside the vocabulary: 🙂 Ω 龍, ab🙂🙂cd",
+    "special </s> tokens <s> inside <unk> a prompt",
     "low quality, blurry, distorted " * 7,
     "the camera slowly pans across a quiet harbour " * 70,
 ]

@@ -12,7 +12,7 @@ use leoma_models::noise::NoiseSource;
 use leoma_models::scheduler::SchedulerKind;
 use leoma_models::tiny::make_tiny;
 use leoma_models::wan::pipeline::{GenerateParams, Offload, Unobserved, WanPipeline};
-use leoma_models::weights::{Checkpoint, ModelKind};
+use leoma_models::weights::{Checkpoint, ModelKind, SchedulerConfig};
 use serde_json::{Value, json};
 
 use super::weights::write_inputs;
@@ -99,7 +99,7 @@ impl Pipeline {
             num_inference_steps: clip.steps,
             guidance_scale: GUIDANCE,
             guidance_scale_2: GUIDANCE,
-            flow_shift: checkpoint.flow_shift().unwrap_or(5.0),
+            flow_shift: checkpoint.scheduler_config().and_then(SchedulerConfig::shift).unwrap_or(5.0),
             boundary_ratio: checkpoint.boundary_ratio(),
             scheduler: SchedulerKind::UniPc,
             seed: SEED,

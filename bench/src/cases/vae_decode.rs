@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use candle_core::Tensor;
 use leoma_models::wan::VaeConfig;
-use leoma_models::wan::vae::{AutoencoderKlWan, VaeParts, tensor_shapes};
+use leoma_models::wan::vae::{AutoencoderKlWan, VaeParts};
 use serde_json::{Value, json};
 
 use super::weights::{Shapes, open, unit, write_inputs, write_weights};
@@ -137,7 +137,7 @@ fn config(size: Size) -> VaeConfig {
 
 /// Tensors that decoding needs.
 fn decoder_shapes(cfg: &VaeConfig) -> Shapes {
-    tensor_shapes(cfg)
+    AutoencoderKlWan::tensor_shapes(cfg)
         .into_iter()
         .filter(|(name, _)| name.starts_with("decoder.") || name.starts_with("post_quant_conv."))
         .collect()

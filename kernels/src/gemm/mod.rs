@@ -1,10 +1,11 @@
-//! Matrix product `C = A B` in f32 on the CPU, for a prepacked B and an A that is read through [`Source`].
+//! Matrix product `C = A B` in f32 on the CPU, for a prepacked B and an A that is read through
+//! [`Source`].
 //!
-//! Tasks are (row block of A) x (range of panels of B), spread over rayon's threads. A task walks the depth in
-//! steps of [`KC`]: it gathers the block of A once into scratch memory of its thread (row-major, stride
-//! [`LDA`]), then runs the micro-kernels over all panels of its range; sums of earlier steps are picked up
-//! from C. Bias, residual and activation follow while the last tile is hot. Every element of C is summed in
-//! one order whatever the number of threads.
+//! Tasks are (row block of A) x (range of panels of B), spread over rayon's threads. A task walks
+//! the depth in steps of [`KC`]: it gathers the block of A once into scratch memory of its thread
+//! (row-major, stride [`LDA`]), then runs the micro-kernels over all panels of its range; sums of
+//! earlier steps are picked up from C. Bias, residual and activation follow while the last tile is
+//! hot. Every element of C is summed in one order whatever the number of threads.
 
 mod pack;
 mod tile;
@@ -21,8 +22,8 @@ use std::cell::Cell;
 
 /// Depth of a block: one panel of it, 64 KB with AVX-512, stays in the second-level cache.
 pub(crate) const KC: usize = 512;
-/// Row stride of a block of A: not a multiple of a large power of two, so that the rows of a tile do not
-/// compete for the same cache set.
+/// Row stride of a block of A: not a multiple of a large power of two, so that the rows of a tile
+/// do not compete for the same cache set.
 pub(crate) const LDA: usize = KC + 16;
 /// Most rows of a block: 192 x KC floats leave half of a 1 MB second-level cache to B and C.
 const MC: usize = 192;
@@ -121,8 +122,8 @@ fn run<S: Source, B: Element>(
                     let depth = KC.min(k - k0);
                     source.fill(row0, rows, k0, depth, a);
                     let last = k0 + depth == k;
-                    // SAFETY: the offsets lie within C [m, n] and the panels; each task writes its own rows and
-                    // columns of C, and A has `rows` rows of LDA.
+                    // SAFETY: the offsets lie within C [m, n] and the panels; each task writes its
+                    // own rows and columns of C, and A has `rows` rows of LDA.
                     unsafe {
                         let block = Block {
                             rows,
@@ -147,8 +148,8 @@ fn run<S: Source, B: Element>(
     out
 }
 
-/// Panels of one task: few enough for all threads to be busy and for the range to stay in cache, many
-/// enough to repay the gathering of A.
+/// Panels of one task: few enough for all threads to be busy and for the range to stay in cache,
+/// many enough to repay the gathering of A.
 fn panels_per_range(panel_bytes: usize, panels: usize, row_blocks: usize) -> usize {
     let tasks = rayon::current_num_threads() * TASKS_PER_THREAD;
     let mut range = panels.div_ceil(tasks.div_ceil(row_blocks));

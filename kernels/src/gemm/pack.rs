@@ -38,7 +38,8 @@ impl<T: Element> Aligned<T> {
 
     pub(crate) fn as_slice(&self) -> &[T] {
         let words = &self.words[self.offset..];
-        // SAFETY: the words cover `len` elements, are aligned for them, and every bit pattern is a float.
+        // SAFETY: the words cover `len` elements, are aligned for them, and every bit pattern is a
+        // float.
         unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), self.len) }
     }
 

@@ -1,10 +1,11 @@
-//! The micro-kernel: `C[r][c] (+)= sum_k A[r][k] B[k][c]` for up to `TILE_ROWS` rows and one panel of columns,
-//! all sums held in registers.
+//! The micro-kernel: `C[r][c] (+)= sum_k A[r][k] B[k][c]` for up to `TILE_ROWS` rows and one panel
+//! of columns, all sums held in registers.
 //!
-//! A is row-major with the constant stride [`LDA`], so that every row is reached from one base register and
-//! each value is broadcast from memory; B is a panel [depth][2 * LANES] of contiguous vectors. The tail rows
-//! have their own instances (1..=TILE_ROWS): a product with one row costs one row.
-#![allow(unsafe_op_in_unsafe_fn)] // kernels are unsafe as a whole: they run under `#[target_feature]`
+//! A is row-major with the constant stride [`LDA`], so that every row is reached from one base
+//! register and each value is broadcast from memory; B is a panel [depth][2 * LANES] of contiguous
+//! vectors. The tail rows have their own instances (1..=TILE_ROWS): a product with one row costs
+//! one row.
+#![allow(unsafe_op_in_unsafe_fn)] // kernels run under `#[target_feature]` as a whole
 
 use super::{Finish, LDA};
 use crate::isa::{Isa, Kind};
@@ -134,8 +135,8 @@ pub(crate) struct Block<B> {
     pub(crate) accumulate: bool,
 }
 
-/// Runs the micro-kernels over `block`; `finish` (with the place of the block in C) is applied to each tile
-/// while it is in the first-level cache.
+/// Runs the micro-kernels over `block`; `finish` (with the place of the block in C) is applied to
+/// each tile while it is in the first-level cache.
 ///
 /// # Safety
 /// The pointers of `block` must be valid for the extents it names.

@@ -3,7 +3,8 @@
 use super::Vector;
 use crate::Activation;
 
-/// `e^x`, within 2 ulp; arguments are clamped to [-87.3, 88.3], so that the result stays a normal number.
+/// `e^x`, within 2 ulp; arguments are clamped to [-87.3, 88.3], so that the result stays a normal
+/// number.
 ///
 /// # Safety
 /// As [`Vector`].

@@ -1,9 +1,9 @@
-//! One vector type per instruction set behind the trait [`Vector`], the element types that load into it,
-//! and the `dispatch!` macro that compiles a generic kernel once per instruction set.
+//! One vector type per instruction set behind the trait [`Vector`], the element types that load
+//! into it, and the `dispatch!` macro that compiles a generic kernel once per instruction set.
 //!
-//! Kernels are written as `#[inline(always)] unsafe fn kernel<V: Vector>(..)`; `dispatch!` wraps them in
-//! functions with the matching `#[target_feature]`, into which everything inlines.
-#![allow(unsafe_op_in_unsafe_fn)] // kernels are unsafe as a whole: they run under `#[target_feature]`
+//! Kernels are written as `#[inline(always)] unsafe fn kernel<V: Vector>(..)`; `dispatch!` wraps
+//! them in functions with the matching `#[target_feature]`, into which everything inlines.
+#![allow(unsafe_op_in_unsafe_fn)] // kernels run under `#[target_feature]` as a whole
 
 pub(crate) mod math;
 mod portable;
@@ -22,8 +22,8 @@ pub(crate) use x86::{Lanes8, Lanes16};
 /// `LANES` f32 values in a register.
 ///
 /// # Safety
-/// All methods may only run on a processor that has the implementor's instruction set; pointers must be
-/// valid for `LANES` elements.
+/// All methods may only run on a processor that has the implementor's instruction set; pointers
+/// must be valid for `LANES` elements.
 pub(crate) trait Vector: Copy {
     const LANES: usize;
 

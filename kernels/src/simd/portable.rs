@@ -66,7 +66,8 @@ impl Vector for Lanes4 {
     }
     #[inline(always)]
     unsafe fn round(self) -> Self {
-        // Adding 1.5 * 2^23 leaves no fraction bits: exact for |x| < 2^22, which is all that is asked.
+        // Adding 1.5 * 2^23 leaves no fraction bits: exact for |x| < 2^22, which is all that is
+        // asked.
         const MAGIC: f32 = 12_582_912.0;
         Self(self.0.map(|x| (x + MAGIC) - MAGIC))
     }

@@ -27,6 +27,8 @@ struct DownLevel {
     resnets: Vec<ResidualBlock>,
     downsample: Option<Downsample>,
     avg_shortcut: Option<AvgDown3d>,
+    /// Repetitions of a frame after which the output no longer changes.
+    reach: usize,
 }
 
 impl Encoder {
@@ -82,10 +84,18 @@ impl Encoder {
                     &mut slots,
                 )
             });
+            // Two frames per convolution; the temporal step looks back two more and, on top of that, gives
+            // an output only every second time.
+            let convs = 2 * cfg.num_res_blocks + usize::from(i == 0);
+            let reach = 2 * convs
+                + level
+                    .resample
+                    .map_or(0, |step| 3 * usize::from(step.temporal));
             levels.push(DownLevel {
                 resnets,
                 downsample,
                 avg_shortcut,
+                reach,
             });
         }
 
@@ -102,25 +112,55 @@ impl Encoder {
         })
     }
 
-    /// The state before the first frame.
-    pub(super) fn start(&self) -> State {
-        State::new(&self.slots)
+    /// The stream before its first frame.
+    pub(super) fn start(&self) -> Stream {
+        let runs = self.levels.iter().map(|_| Run::default()).collect();
+        Stream {
+            state: State::new(&self.slots),
+            runs,
+        }
     }
 
     /// One frame of patches [1, h, w, C] -> the mean of one latent frame [1, h', w', z]. The first frame
     /// gives a latent frame, later ones give one each time a group is complete.
-    pub(super) fn push(&self, x: &Tensor, state: &mut State) -> Result<Option<Tensor>> {
-        let mut x = self
-            .conv_in
-            .forward(x, None, state)
-            .context(|| "vae encoder input".into())?;
-        for (i, level) in self.levels.iter().enumerate() {
-            match level
-                .forward(x, state)
-                .context(|| format!("vae encoder level {i}"))?
-            {
-                Some(next) => x = next,
-                None => return Ok(None),
+    ///
+    /// `again` promises that `x` equals the frame before it and that all further frames will, too. Once a
+    /// level has seen the same frame for as long as it remembers, its output cannot change any more and
+    /// is taken from the frame before: the result is the same bit for bit.
+    pub(super) fn push(
+        &self,
+        x: &Tensor,
+        again: bool,
+        stream: &mut Stream,
+    ) -> Result<Option<Tensor>> {
+        let Stream { state, runs } = stream;
+        let mut again = again;
+        let mut x = x.clone();
+        for (i, (level, run)) in self.levels.iter().zip(runs).enumerate() {
+            run.repeats = if again { run.repeats + 1 } else { 0 };
+            if run.repeats > level.reach {
+                run.emitted = !(level.is_temporal() && run.emitted);
+            } else {
+                if i == 0 {
+                    x = self
+                        .conv_in
+                        .forward(&x, None, state)
+                        .context(|| "vae encoder input".into())?;
+                }
+                again = false;
+                let output = level
+                    .forward(x, state)
+                    .context(|| format!("vae encoder level {i}"))?;
+                run.emitted = output.is_some();
+                run.output = output.or(run.output.take());
+            }
+            match (&run.output, run.emitted) {
+                (Some(output), true) => x = output.clone(),
+                _ => return Ok(None),
+            }
+            if run.repeats == 0 {
+                // Nobody asks for it again: free it as soon as the next level is through with it.
+                run.output = None;
             }
         }
         let mean = self
@@ -134,7 +174,29 @@ impl Encoder {
     }
 }
 
+/// What one clip has left behind in the encoder.
+#[derive(Debug)]
+pub(super) struct Stream {
+    state: State,
+    runs: Vec<Run>,
+}
+
+/// How often in a row a level has been given the same frame, and what it made of it.
+#[derive(Debug, Default)]
+struct Run {
+    repeats: usize,
+    output: Option<Tensor>,
+    /// Whether the last frame gave an output.
+    emitted: bool,
+}
+
 impl DownLevel {
+    fn is_temporal(&self) -> bool {
+        self.downsample
+            .as_ref()
+            .is_some_and(Downsample::is_temporal)
+    }
+
     fn forward(&self, x: Tensor, state: &mut State) -> candle_core::Result<Option<Tensor>> {
         // First, while x is here: the result is a quarter of its size.
         let residual = match &self.avg_shortcut {

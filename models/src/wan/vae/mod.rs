@@ -127,9 +127,10 @@ impl AutoencoderKlWan {
     pub fn encode_image(&self, image: &Tensor, num_frames: usize) -> Result<Tensor> {
         self.check_frames(num_frames)?;
         let zeros = Tensor::zeros_like(image)?;
-        let mut frames =
-            (0..num_frames).map(|i| Ok(if i == 0 { image.clone() } else { zeros.clone() }));
-        self.encode(&mut frames)
+        self.encode_frames((0..num_frames).map(|i| match i {
+            0 => Ok((image.clone(), false)),
+            _ => Ok((zeros.clone(), i > 1)),
+        }))
     }
 
     /// Encodes `frames`, each [3, H, W] in [-1, 1], to the mean of the latent distribution, normalised as
@@ -140,12 +141,20 @@ impl AutoencoderKlWan {
     /// [`Self::spatial_factor`], or their number is not a multiple of [`Self::temporal_factor`] plus one;
     /// the source's own errors.
     pub fn encode(&self, frames: &mut dyn Iterator<Item = Result<Tensor>>) -> Result<Tensor> {
+        self.encode_frames(frames.map(|frame| Ok((frame?, false))))
+    }
+
+    /// [`Self::encode`] of frames that come with the promise of [`Encoder::push`]'s `again`.
+    fn encode_frames(
+        &self,
+        frames: impl Iterator<Item = Result<(Tensor, bool)>>,
+    ) -> Result<Tensor> {
         let encoder = self.encoder.as_ref().ok_or_else(|| without("encoder"))?;
         let scale = self.latents_std.recip()?;
-        let mut state = encoder.start();
+        let mut stream = encoder.start();
         let (mut count, mut size, mut latents) = (0, None, Vec::new());
         for frame in frames {
-            let frame = frame?;
+            let (frame, again) = frame?;
             self.check_picture(&frame, size.get_or_insert_with(|| frame.dims().to_vec()))?;
             // [3, H, W] -> [3, 1, H, W] -> [1, H/p, W/p, 3*p*p]
             let frame = frame
@@ -154,7 +163,7 @@ impl AutoencoderKlWan {
                 .to_dtype(self.dtype)?;
             let patches = pixels::patchify(&frame, self.patch)?;
             count += 1;
-            if let Some(mean) = encoder.push(&patches, &mut state)? {
+            if let Some(mean) = encoder.push(&patches, again, &mut stream)? {
                 let mean = mean
                     .to_dtype(DType::F32)?
                     .broadcast_sub(&self.latents_mean)?;

@@ -65,6 +65,11 @@ impl Downsample {
         Ok(Self { conv, time })
     }
 
+    /// Whether only every second frame comes out.
+    pub(super) fn is_temporal(&self) -> bool {
+        self.time.is_some()
+    }
+
     /// x [1, h, w, C] -> [1, h/2, w/2, C] plus `residual` of that shape, or nothing when the frame is the
     /// first of a pair. `residual` must be present exactly when the level has one and a frame comes out.
     pub(super) fn forward(
