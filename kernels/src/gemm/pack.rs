@@ -127,8 +127,9 @@ fn pack<T: Element>(
     k: usize,
     column: impl Fn(usize) -> usize + Sync,
 ) -> Aligned<T> {
-    /// Columns moved at once: the lines read stay in the first-level cache until they are used up.
-    const STEP: usize = 16;
+    /// Columns moved at once: long enough a run of each row for the prefetcher, and the part of the
+    /// panel written stays in the first-level cache.
+    const STEP: usize = 64;
     let width = panel_width(isa);
     let mut packed = Aligned::zeros(n.div_ceil(width) * width * k);
     packed

@@ -1,10 +1,9 @@
-//! The micro-kernel: `C[r][c] (+)= sum_k A[r][k] B[k][c]` for up to `TILE_ROWS` rows and one panel
-//! of columns, all sums held in registers.
+//! The micro-kernel: `C[r][c] (+)= sum_k A[r][k] B[k][c]` for a tile of a few rows
+//! (12 with AVX-512, 6 with AVX2) and one panel of columns, all sums held in registers.
 //!
 //! A is row-major with the constant stride [`LDA`], so that every row is reached from one base
 //! register and each value is broadcast from memory; B is a panel [depth][2 * LANES] of contiguous
-//! vectors. The tail rows have their own instances (1..=TILE_ROWS): a product with one row costs
-//! one row.
+//! vectors. Every smaller number of rows has its own instance: a product with one row costs one row.
 #![allow(unsafe_op_in_unsafe_fn)] // kernels run under `#[target_feature]` as a whole
 
 use super::{Finish, LDA};

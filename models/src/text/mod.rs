@@ -10,7 +10,7 @@ mod tiny_tokenizer;
 mod tokenizer;
 #[cfg(test)]
 mod tokenizer_tests;
-mod umt5;
+pub mod umt5;
 
 pub use clean::clean_prompt;
 pub use config::Umt5Config;
