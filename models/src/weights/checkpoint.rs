@@ -127,8 +127,7 @@ impl FromStr for ModelKind {
     }
 }
 
-/// An open checkpoint: configurations and headers are read, tensors are not. Clones share the open files
-/// and the digests of what was read.
+/// An open checkpoint: configurations and headers are read, tensors are not.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
     root: PathBuf,

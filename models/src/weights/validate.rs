@@ -93,6 +93,6 @@ pub(crate) fn tensor_shapes(sizes: Sizes<'_>) -> Vec<(String, Vec<usize>)> {
     match sizes {
         Sizes::Transformer(config) => wan::transformer::tensor_shapes(config),
         Sizes::Vae(config) => wan::vae::AutoencoderKlWan::tensor_shapes(config),
-        Sizes::Text(config) => text::tensor_shapes(config),
+        Sizes::Text(config) => text::umt5::tensor_shapes(config),
     }
 }
