@@ -28,8 +28,9 @@ pub(super) fn randn(seed: u64, n: usize) -> Vec<f32> {
     if whole < n {
         // torch redraws the last 16 positions, overwriting values that were already finished.
         let tail = &mut values[n - BLOCK..];
-        tail.iter_mut()
-            .for_each(|value| *value = generator.uniform_f32());
+        for value in &mut *tail {
+            *value = generator.uniform_f32();
+        }
         box_muller(tail);
     }
     values
@@ -190,15 +191,18 @@ mod tests {
         randn(seed, n).into_iter().map(f32::to_bits).collect()
     }
 
+    /// First half of the SHA-256 of the little-endian bytes, in hexadecimal.
     fn digest(seed: u64, n: usize) -> String {
         let bytes: Vec<u8> = randn(seed, n)
             .into_iter()
             .flat_map(f32::to_le_bytes)
             .collect();
-        Sha256::digest(bytes)[..16]
+        let digest = Sha256::digest(bytes);
+        let half = digest
             .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+            .take(16)
+            .fold(0_u128, |sum, byte| sum << 8 | u128::from(*byte));
+        format!("{half:032x}")
     }
 
     // Bit patterns and digests were taken from torch.randn on an AVX2 machine.

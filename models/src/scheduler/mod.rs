@@ -124,7 +124,7 @@ pub fn build(
     // The reference finds its first step by timestep value and takes the second match, so a schedule
     // that starts with two equal timesteps would lose its first step there.
     if let [first, second, ..] = scheduler.timesteps()
-        && first == second
+        && first <= second
     {
         return Err(Error::caller(
             "num_inference_steps",

@@ -100,7 +100,11 @@ fn named(text: &str, out: &mut String) -> Option<usize> {
         ends.push(whole + 1);
     }
     // Names have at least two characters.
-    let end = ends.into_iter().skip(1).rev().find(|end| entity(&text[..*end]).is_some())?;
+    let end = ends
+        .into_iter()
+        .skip(1)
+        .rev()
+        .find(|end| entity(&text[..*end]).is_some())?;
     out.push_str(entity(&text[..end])?);
     Some(end)
 }

@@ -60,8 +60,9 @@ const OTHER: &str = "àáâãäåæçèéêëìíîïñòóôõöøùúûüýÿ�
 /// Scores are multiples of 1/8, exact in every JSON reader. Each piece costs less than the two halves
 /// it could be cut into, so whole words win over parts and parts over letters.
 fn pieces() -> Vec<(String, f64)> {
-    let mut pieces: Vec<(String, f64)> =
-        ["<pad>", "</s>", "<unk>"].map(|token| (token.to_owned(), 0.0)).into();
+    let mut pieces: Vec<(String, f64)> = ["<pad>", "</s>", "<unk>"]
+        .map(|token| (token.to_owned(), 0.0))
+        .into();
     let mut push = |piece: String, score: f64| {
         if !pieces.iter().any(|(known, _)| *known == piece) {
             pieces.push((piece, score));
@@ -79,7 +80,10 @@ fn pieces() -> Vec<(String, f64)> {
     for pair in PAIRS.split_whitespace() {
         push(pair.to_owned(), score(-8.5, pair));
     }
-    let letters = (33..127_u8).map(char::from).chain(OTHER.chars()).chain(HAN.chars());
+    let letters = (33..127_u8)
+        .map(char::from)
+        .chain(OTHER.chars())
+        .chain(HAN.chars());
     for (index, letter) in letters.filter(|letter| !letter.is_whitespace()).enumerate() {
         push(letter.to_string(), -9.0 - (index % 16) as f64 * 0.125);
     }
@@ -126,8 +130,7 @@ pub fn tiny_tokenizer_files() -> Vec<(&'static str, String)> {
         "decoder": space,
         "model": { "type": "Unigram", "unk_id": 2, "vocab": pieces, "byte_fallback": false },
     });
-    let special_tokens =
-        json!({ "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>" });
+    let special_tokens = json!({ "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>" });
     let config = json!({
         "tokenizer_class": "T5Tokenizer",
         "eos_token": "</s>",

@@ -11,12 +11,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::models::unigram::Unigram;
-use tokenizers::normalizers::NormalizerWrapper;
+use tokenizers::normalizers::Precompiled;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::pre_tokenizers::sequence::Sequence;
@@ -65,6 +68,7 @@ pub fn validate_prompt(field: &str, text: &str) -> Result<()> {
 /// The tokenizer of one checkpoint.
 #[derive(Debug)]
 pub struct PromptTokenizer {
+    path: PathBuf,
     tokenizer: Tokenizer,
     pad_id: u32,
 }
@@ -128,43 +132,54 @@ impl PromptTokenizer {
         let dir = dir.as_ref();
         let path = dir.join("tokenizer.json");
         let text = read(&path)?.ok_or_else(|| {
-            Error::artifact(&path, "is missing: a checkpoint needs the tokenizer it was made with")
+            Error::artifact(
+                &path,
+                "is missing: a checkpoint needs the tokenizer it was made with",
+            )
         })?;
         let config = settings(dir)?;
         let class = class_name(dir, &config)?;
         let bad = |error: &dyn std::fmt::Display| Error::artifact(&path, error.to_string());
+        let file: TokenizerFile = serde_json::from_slice(&text).map_err(|e| bad(&e))?;
+        let map = character_map(&file.normalizer).map_err(|e| bad(&e))?;
         let mut tokenizer = match class.as_str() {
-            "T5Tokenizer" | "T5TokenizerFast" => {
-                let file: TokenizerFile = serde_json::from_slice(&text).map_err(|e| bad(&e))?;
-                rebuild(file, &config).map_err(|e| bad(&e))?
-            }
+            "T5Tokenizer" | "T5TokenizerFast" => rebuild(file, map, &config),
             "PreTrainedTokenizerFast" | "TokenizersBackend" => {
-                Tokenizer::from_bytes(&text).map_err(|e| bad(&e))?
+                guard(|| Tokenizer::from_bytes(&text))
             }
             other => {
                 let path = dir.join("tokenizer_config.json");
                 let message = format!("tokenizer class {other} is not supported: use T5Tokenizer");
                 return Err(Error::artifact(path, message));
             }
+        }
+        .map_err(|e| bad(&e))?;
+        let truncation = TruncationParams {
+            max_length: MAX_TOKENS,
+            ..Default::default()
         };
-        let truncation = TruncationParams { max_length: MAX_TOKENS, ..Default::default() };
-        tokenizer.with_truncation(Some(truncation)).map_err(|e| bad(&e))?.with_padding(None);
+        tokenizer
+            .with_truncation(Some(truncation))
+            .map_err(|e| bad(&e))?
+            .with_padding(None);
         let pad = content(config.get("pad_token")).unwrap_or("<pad>");
         let pad_id = tokenizer
             .token_to_id(pad)
             .ok_or_else(|| bad(&format!("padding token {pad} is not in the vocabulary")))?;
-        Ok(Self { tokenizer, pad_id })
+        Ok(Self {
+            path,
+            tokenizer,
+            pad_id,
+        })
     }
 
     /// Ids of a cleaned prompt, `</s>` last, at most [`MAX_TOKENS`]; no padding.
     ///
     /// # Errors
-    /// [`Error::Local`] when the tokenizer itself fails.
+    /// [`Error::Artifact`] when the tables of the tokenizer turn out to be damaged.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self
-            .tokenizer
-            .encode_fast(text, true)
-            .map_err(|error| Error::local(format!("tokenizer: {error}")))?;
+        let encoding = guard(|| self.tokenizer.encode_fast(text, true))
+            .map_err(|error| Error::artifact(&self.path, error.to_string()))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -180,6 +195,13 @@ impl PromptTokenizer {
     }
 }
 
+/// Turns a panic of the tokenizer library into an error: it trusts the tables in the file (indices of
+/// the character map, for one), and those come from whoever made the checkpoint.
+fn guard<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err("the tables of the tokenizer are inconsistent".into()))
+}
+
 /// Reads a file of bounded size; `None` when there is none.
 fn read(path: &Path) -> Result<Option<Vec<u8>>> {
     match fs::metadata(path) {
@@ -187,12 +209,17 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>> {
         Err(error) => return Err(Error::io(path, error)),
         Ok(meta) if !meta.is_file() => return Err(Error::artifact(path, "is not a file")),
         Ok(meta) if meta.len() > MAX_FILE_BYTES => {
-            let message = format!("has {} bytes, expected at most {MAX_FILE_BYTES}", meta.len());
+            let message = format!(
+                "has {} bytes, expected at most {MAX_FILE_BYTES}",
+                meta.len()
+            );
             return Err(Error::artifact(path, message));
         }
         Ok(_) => {}
     }
-    fs::read(path).map(Some).map_err(|error| Error::io(path, error))
+    fs::read(path)
+        .map(Some)
+        .map_err(|error| Error::io(path, error))
 }
 
 fn read_object(path: &Path) -> Result<serde_json::Map<String, Value>> {
@@ -236,6 +263,7 @@ fn content(value: Option<&Value>) -> Option<&str> {
 /// The pipeline that `T5Tokenizer` builds.
 fn rebuild(
     file: TokenizerFile,
+    map: Option<Precompiled>,
     config: &serde_json::Map<String, Value>,
 ) -> tokenizers::Result<Tokenizer> {
     if let Some(kind) = file.model.kind.as_deref().filter(|kind| *kind != "Unigram") {
@@ -244,8 +272,8 @@ fn rebuild(
     let added = added_tokens(&file, config)?;
     let model = Unigram::from(file.model.vocab, Some(UNKNOWN), false)?;
     let mut tokenizer = Tokenizer::new(model);
-    if let Some(normalizer) = character_map(&file.normalizer) {
-        tokenizer.with_normalizer(Some(serde_json::from_value::<NormalizerWrapper>(normalizer)?))?;
+    if let Some(map) = map {
+        tokenizer.with_normalizer(Some(map))?;
     }
     tokenizer.with_pre_tokenizer(Some(Sequence::new(vec![
         PreTokenizerWrapper::WhitespaceSplit(WhitespaceSplit),
@@ -253,7 +281,9 @@ fn rebuild(
     ])));
     tokenizer.add_tokens(added)?;
     let eos = content(config.get("eos_token")).unwrap_or("</s>");
-    let eos = tokenizer.token_to_id(eos).ok_or_else(|| format!("token {eos} is missing"))?;
+    let eos = tokenizer
+        .token_to_id(eos)
+        .ok_or_else(|| format!("token {eos} is missing"))?;
     let template = TemplateProcessing::builder()
         .try_single("$A </s>")?
         .special_tokens(vec![("</s>", eos)])
@@ -263,16 +293,31 @@ fn rebuild(
 }
 
 /// The SentencePiece character map, the only normalizer `T5Tokenizer` keeps.
-fn character_map(normalizer: &Value) -> Option<Value> {
+fn character_map(normalizer: &Value) -> tokenizers::Result<Option<Precompiled>> {
     let parts = match normalizer.get("normalizers").and_then(Value::as_array) {
         Some(parts) => parts.as_slice(),
         None => std::slice::from_ref(normalizer),
     };
-    let wanted = |part: &&Value| {
-        part.get("type").and_then(Value::as_str) == Some("Precompiled")
-            && part.get("precompiled_charsmap").is_some()
+    let encoded = parts
+        .iter()
+        .filter(|part| part.get("type").and_then(Value::as_str) == Some("Precompiled"))
+        .find_map(|part| part.get("precompiled_charsmap"));
+    let Some(encoded) = encoded else {
+        return Ok(None);
     };
-    parts.iter().find(wanted).cloned()
+    let damaged = "the normalizer's precompiled_charsmap is damaged";
+    let bytes = STANDARD
+        .decode(encoded.as_str().ok_or(damaged)?)
+        .map_err(|_| damaged)?;
+    // The library reserves memory for as many entries as the first word announces.
+    let announced = match bytes.first_chunk::<4>() {
+        Some(word) => u32::from_le_bytes(*word) as usize,
+        None => return Err(damaged.into()),
+    };
+    if announced < 4 || announced > bytes.len() - 4 {
+        return Err(damaged.into());
+    }
+    Ok(Some(Precompiled::from(&bytes).map_err(|_| damaged)?))
 }
 
 /// Tokens matched before the model runs, in the order in which the reference adds them: those of the
@@ -282,13 +327,20 @@ fn added_tokens(
     config: &serde_json::Map<String, Value>,
 ) -> tokenizers::Result<Vec<AddedToken>> {
     let mut by_id: BTreeMap<u32, AddedToken> = BTreeMap::new();
-    match config.get("added_tokens_decoder").and_then(Value::as_object) {
+    match config
+        .get("added_tokens_decoder")
+        .and_then(Value::as_object)
+    {
         Some(listed) => {
             for (id, entry) in listed {
                 by_id.insert(id.parse()?, TokenEntry::deserialize(entry)?.build());
             }
         }
-        None => by_id.extend(file.added_tokens.iter().map(|added| (added.id, added.token.build()))),
+        None => by_id.extend(
+            file.added_tokens
+                .iter()
+                .map(|added| (added.id, added.token.build())),
+        ),
     }
     let mut tokens: Vec<AddedToken> = by_id.into_values().collect();
     let mut push = |content: &str| {
@@ -314,9 +366,15 @@ fn added_tokens(
         .into_iter()
         .find_map(|name| config.get(name)?.as_array());
     if let Some(listed) = listed {
-        listed.iter().filter_map(|token| content(Some(token))).for_each(&mut push);
+        listed
+            .iter()
+            .filter_map(|token| content(Some(token)))
+            .for_each(&mut push);
     } else {
-        let count = config.get("extra_ids").and_then(Value::as_u64).unwrap_or(DEFAULT_EXTRA_IDS);
+        let count = config
+            .get("extra_ids")
+            .and_then(Value::as_u64)
+            .unwrap_or(DEFAULT_EXTRA_IDS);
         for id in 0..count.min(10_000) {
             push(&format!("<extra_id_{id}>"));
         }

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::{
@@ -49,12 +51,20 @@ fn ids_equal_the_reference() {
 fn the_tiny_vocabulary_covers_prompts_and_is_bounded() {
     let tokenizer = tiny();
     assert_eq!(tokenizer.vocab_size(), tiny_vocab_size());
-    assert!((300..1600).contains(&tiny_vocab_size()), "{}", tiny_vocab_size());
+    assert!(
+        (300..1600).contains(&tiny_vocab_size()),
+        "{}",
+        tiny_vocab_size()
+    );
     let printable: String = (' '..='~').collect();
     let official = "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，\
         JPEG压缩残留，丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，\
         静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走";
-    for text in [printable.as_str(), official, "low quality, blurry, distorted"] {
+    for text in [
+        printable.as_str(),
+        official,
+        "low quality, blurry, distorted",
+    ] {
         assert!(!tokenizer.encode(text).unwrap().contains(&2), "{text}");
     }
     assert!(tokenizer.encode("\u{10348}").unwrap().contains(&2));
@@ -86,9 +96,16 @@ fn the_class_decides_what_unknown_characters_become() {
         file["model"]["unk_id"] = json!(3);
         file["added_tokens"][2]["id"] = json!(3);
     });
-    let encode = |text: &str| PromptTokenizer::open(&folder).unwrap().encode(text).unwrap();
+    let encode = |text: &str| {
+        PromptTokenizer::open(&folder)
+            .unwrap()
+            .encode(text)
+            .unwrap()
+    };
     let class = |name: &str| {
-        edit(&folder, "tokenizer_config.json", |config| config["tokenizer_class"] = json!(name));
+        edit(&folder, "tokenizer_config.json", |config| {
+            config["tokenizer_class"] = json!(name);
+        });
     };
     let unknown_is = |id: u32| assert!(encode("cat \u{10348}").contains(&id));
     unknown_is(2);
@@ -99,7 +116,11 @@ fn the_class_decides_what_unknown_characters_become() {
     unknown_is(3);
     // model_index.json of the pipeline goes before the folder's own configuration.
     let index = dir.path().join("model_index.json");
-    std::fs::write(&index, r#"{"tokenizer": ["transformers", "T5TokenizerFast"]}"#).unwrap();
+    std::fs::write(
+        &index,
+        r#"{"tokenizer": ["transformers", "T5TokenizerFast"]}"#,
+    )
+    .unwrap();
     unknown_is(2);
     std::fs::remove_file(index).unwrap();
     class("LlamaTokenizer");
@@ -114,18 +135,53 @@ fn the_class_decides_what_unknown_characters_become() {
 fn normalizers_other_than_the_character_map_are_dropped() {
     let dir = tempfile::tempdir().unwrap();
     write_tiny(dir.path());
-    let plain = PromptTokenizer::open(dir.path()).unwrap().encode("A CAT").unwrap();
-    edit(dir.path(), "tokenizer.json", |file| file["normalizer"] = json!({"type": "Lowercase"}));
-    assert_eq!(PromptTokenizer::open(dir.path()).unwrap().encode("A CAT").unwrap(), plain);
-    // A map in a sequence is kept: this one turns "A" into "a" (trie in SentencePiece's format).
+    let plain = PromptTokenizer::open(dir.path())
+        .unwrap()
+        .encode("A CAT")
+        .unwrap();
     edit(dir.path(), "tokenizer.json", |file| {
-        file["normalizer"] = json!({"type": "Sequence", "normalizers": [
-            {"type": "Lowercase"},
-            {"type": "Precompiled", "precompiled_charsmap": "not base64!"},
-        ]});
+        file["normalizer"] = json!({"type": "Lowercase"});
     });
-    let error = PromptTokenizer::open(dir.path()).unwrap_err();
+    assert_eq!(
+        PromptTokenizer::open(dir.path())
+            .unwrap()
+            .encode("A CAT")
+            .unwrap(),
+        plain
+    );
+    // The character map is kept, also in a sequence; a damaged one is refused.
+    let map = |bytes: &[u8]| {
+        edit(dir.path(), "tokenizer.json", |file| {
+            file["normalizer"] = json!({"type": "Sequence", "normalizers": [
+                {"type": "Lowercase"},
+                {"type": "Precompiled", "precompiled_charsmap": STANDARD.encode(bytes)},
+            ]});
+        });
+        PromptTokenizer::open(dir.path())
+    };
+    // One trie entry that leads nowhere, and no replacements.
+    let entry = |unit: u32| [&4_u32.to_le_bytes()[..], &unit.to_le_bytes(), b"\0"].concat();
+    for bytes in [&b""[..], b"abc", &[0xff; 16], &[8, 0, 0, 0, 1, 2, 3, 4]] {
+        assert_eq!(map(bytes).unwrap_err().fault(), Fault::Artifact);
+    }
+    // This one points outside its table, which shows only when it is used.
+    let error = map(&entry(0x7fff_fc00))
+        .unwrap()
+        .encode("a cat")
+        .unwrap_err();
     assert_eq!(error.fault(), Fault::Artifact);
+    let tokenizer = map(&identity_map()).unwrap();
+    assert_eq!(tokenizer.encode("A CAT").unwrap(), plain);
+}
+
+/// A character map that maps nothing: 256 trie entries whose labels match no byte.
+fn identity_map() -> Vec<u8> {
+    let mut bytes = 1024_u32.to_le_bytes().to_vec();
+    bytes.extend(0_u32.to_le_bytes());
+    for _ in 1..256 {
+        bytes.extend(0x8000_0000_u32.to_le_bytes());
+    }
+    bytes
 }
 
 #[test]
@@ -133,7 +189,12 @@ fn sentinels_are_added_when_the_configuration_names_none() {
     let dir = tempfile::tempdir().unwrap();
     write_tiny(dir.path());
     let size = tiny_vocab_size() as u32;
-    let encode = |text: &str| PromptTokenizer::open(dir.path()).unwrap().encode(text).unwrap();
+    let encode = |text: &str| {
+        PromptTokenizer::open(dir.path())
+            .unwrap()
+            .encode(text)
+            .unwrap()
+    };
     assert!(!encode("<extra_id_7>").contains(&(size + 7)));
     edit(dir.path(), "tokenizer_config.json", |config| {
         config.as_object_mut().unwrap().remove("extra_ids");
@@ -151,7 +212,13 @@ fn damaged_folders_are_the_artifacts_fault() {
     let open = || PromptTokenizer::open(dir.path()).unwrap_err();
     assert_eq!(open().fault(), Fault::Artifact);
     assert!(open().to_string().contains("tokenizer.json"));
-    for garbage in ["", "{", "[]", "null", "{\"model\": {\"type\": \"BPE\", \"vocab\": {}}}"] {
+    for garbage in [
+        "",
+        "{",
+        "[]",
+        "null",
+        "{\"model\": {\"type\": \"BPE\", \"vocab\": {}}}",
+    ] {
         std::fs::write(dir.path().join("tokenizer.json"), garbage).unwrap();
         assert_eq!(open().fault(), Fault::Artifact, "{garbage}");
     }
@@ -178,5 +245,8 @@ fn huge_prompts_are_refused_at_once() {
     assert!(validate_prompt("prompt", &"a".repeat(MAX_PROMPT_BYTES)).is_ok());
     let error = validate_prompt("negative_prompt", &"a".repeat(10 << 20)).unwrap_err();
     assert_eq!(error.fault(), Fault::Caller);
-    assert!(error.to_string().starts_with("negative_prompt: "), "{error}");
+    assert!(
+        error.to_string().starts_with("negative_prompt: "),
+        "{error}"
+    );
 }

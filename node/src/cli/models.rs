@@ -70,7 +70,11 @@ pub(super) fn run(command: ModelsCommand) -> Result<()> {
             }
             if let Some(problem) = inspection.problems.first() {
                 let count = inspection.problems.len();
-                let message = format!("cannot be used, {count} problem(s); first: {problem}");
+                let message = format!(
+                    "cannot be used, {count} problem(s); first: {}: {}",
+                    problem.path.display(),
+                    problem.message
+                );
                 return Err(leoma_models::Error::artifact(&args.dir, message).into());
             }
         }

@@ -1,6 +1,5 @@
 //! One bar per stage on stderr, with time left and seconds per step.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};

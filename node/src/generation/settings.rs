@@ -197,7 +197,7 @@ pub fn resolve(
 
     validate_prompt("prompt", &request.prompt)?;
     if clean_prompt(&request.prompt).is_empty() {
-        return Err(Error::caller("prompt", "is empty; describe what should happen in the clip"));
+        return Err(NodeError::caller("prompt", "is empty; describe what should happen in the clip"));
     }
     if let Some(negative) = &request.negative_prompt {
         validate_prompt("negative_prompt", negative)?;
@@ -213,7 +213,7 @@ pub fn resolve(
 
     let asked = request.num_frames.unwrap_or(defaults.num_frames);
     if asked == 0 || asked > MAX_FRAMES {
-        return Err(Error::caller(
+        return Err(NodeError::caller(
             "num_frames",
             format!("{asked} is not between 1 and {MAX_FRAMES}"),
         ));
@@ -234,7 +234,7 @@ pub fn resolve(
     let asked_width = request.width.unwrap_or(defaults.width);
     for (field, size) in [("height", asked_height), ("width", asked_width)] {
         if size == 0 || size > MAX_SIDE {
-            return Err(Error::caller(field, format!("{size} is not between 1 and {MAX_SIDE}")));
+            return Err(NodeError::caller(field, format!("{size} is not between 1 and {MAX_SIDE}")));
         }
     }
     let (height, width) = match image_size {
@@ -260,7 +260,7 @@ pub fn resolve(
 
     let fps = decisions.pick("fps", &[(request.fps, Request)], defaults.fps);
     if !(1..=240).contains(&fps) {
-        return Err(Error::caller("fps", format!("{fps} is not between 1 and 240")));
+        return Err(NodeError::caller("fps", format!("{fps} is not between 1 and 240")));
     }
     let num_inference_steps = decisions.pick(
         "num_inference_steps",
@@ -268,7 +268,7 @@ pub fn resolve(
         defaults.num_inference_steps,
     );
     if num_inference_steps == 0 {
-        return Err(Error::caller("num_inference_steps", "is 0; at least 1 step is needed"));
+        return Err(NodeError::caller("num_inference_steps", "is 0; at least 1 step is needed"));
     }
     let guidance_scale = decisions.pick(
         "guidance_scale",
@@ -296,7 +296,7 @@ pub fn resolve(
             ("boundary_ratio", request.boundary_ratio.is_some()),
         ] {
             if given {
-                return Err(Error::caller(
+                return Err(NodeError::caller(
                     field,
                     format!("{} has one expert; leave it out", model.kind.as_str()),
                 ));
@@ -325,7 +325,7 @@ pub fn resolve(
     decisions.note("noise_source", noise.to_string(), noise_origin);
     let crf = decisions.pick("crf", &[(request.crf, Request)], defaults.crf);
     if crf > 51 {
-        return Err(Error::caller("crf", format!("{crf} is not between 0 and 51")));
+        return Err(NodeError::caller("crf", format!("{crf} is not between 0 and 51")));
     }
     decisions.note("rounding", defaults.rounding.name(), Origin::Preset);
     decisions.note("image_preparation", defaults.image_preparation.name(), Origin::Preset);

@@ -14,6 +14,14 @@ pub enum Rounding {
 }
 
 impl Rounding {
+    /// Spelling in settings and metadata.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Truncate => "truncate",
+            Self::Round => "round",
+        }
+    }
+
     /// One value in [-1, 1] to a byte: 255 · clamp(x/2 + ½, 0, 1), every step rounded to f32.
     ///
     /// The official script's (clamp(x) + 1)/2 gives the same bits. Not-a-number becomes 0, as

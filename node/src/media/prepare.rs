@@ -42,6 +42,17 @@ pub struct PreparedImage {
 }
 
 impl ImagePreparation {
+    /// Spelling in settings and metadata.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Leoma => "leoma",
+            Self::Diffusers => "diffusers",
+            Self::OfficialA14b => "official-a14b",
+            Self::Official5b => "official-5b",
+            Self::CoverCrop => "cover-crop",
+        }
+    }
+
     /// (height, width) of the video for a picture of `image_height` x `image_width` when `height` x
     /// `width` was asked for. The official rules take the product of these two as the wanted area.
     ///

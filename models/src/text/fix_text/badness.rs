@@ -84,7 +84,10 @@ const GREEK: Place = OfOrIn("°", CONTROL | B | START | END | CUR);
 const RULES: &[&[Place]] = &[
     &[In(CONTROL)],
     // Marks of mojibake beside each other or beside what they come with
-    &[In(B | ACCENTED | X | START | END | CUR | NUM | SECTION), In(B)],
+    &[
+        In(B | ACCENTED | X | START | END | CUR | NUM | SECTION),
+        In(B),
+    ],
     &[Latin, In(LC | UC), In(B)],
     &[In(B), In(ACCENTED | X | START | END | CUR | NUM | SECTION)],
     // Capitals, accents, currencies and numbers in the wrong order
@@ -104,7 +107,10 @@ const RULES: &[&[Place]] = &[
     &[Of("Œœ"), NotLatin],
     &[In(UA), Of("°")],
     // Windows-1252
-    &[Of("ÂÃÎÐ"), OfOrIn("€œŠš¢£Ÿž\u{a0}\u{ad}®©°·»–—´", START | END)],
+    &[
+        Of("ÂÃÎÐ"),
+        OfOrIn("€œŠš¢£Ÿž\u{a0}\u{ad}®©°·»–—´", START | END),
+    ],
     &[Of("×"), Of("²³")],
     &[Of("ØÙ"), ARABIC, Of("ØÙ"), ARABIC],
     &[Of("à"), Of("²µ¹¼½¾")],
@@ -116,7 +122,15 @@ const RULES: &[&[Place]] = &[
     // Windows-1251
     &[Of("в"), Of("Ђ")],
     &[Of("ВГРС"), CYRILLIC, Of("ВГРС")],
-    &[Of("Г"), Of("ў"), Of("В"), Of("Ђ"), Of("В"), Any, OfOrIn(" ", 0)],
+    &[
+        Of("Г"),
+        Of("ў"),
+        Of("В"),
+        Of("Ђ"),
+        Of("В"),
+        Any,
+        OfOrIn(" ", 0),
+    ],
     &[Of("Г"), Of("ў"), Of("В"), Of("Ђ"), Of("В"), Any, Latin],
     // Windows-1252 again: à, á and the no-break space, which may have become a space
     &[Of("Ã"), Of("\u{a0}¡")],
@@ -149,7 +163,8 @@ static TABLE: LazyLock<Vec<Classes>> = LazyLock::new(|| {
 static WORD: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"^[\p{L}\p{N}_]").ok());
 
 fn is_word(c: char) -> bool {
-    WORD.as_ref().is_some_and(|word| word.is_match(c.encode_utf8(&mut [0; 4])))
+    WORD.as_ref()
+        .is_some_and(|word| word.is_match(c.encode_utf8(&mut [0; 4])))
 }
 
 /// White space as Python counts it.
@@ -182,7 +197,10 @@ fn matches(rule: &[Place], text: &[char], start: usize) -> bool {
         rule => rule,
     };
     text.len() - start >= rule.len()
-        && rule.iter().zip(&text[start..]).all(|(place, c)| place.accepts(*c))
+        && rule
+            .iter()
+            .zip(&text[start..])
+            .all(|(place, c)| place.accepts(*c))
 }
 
 /// Whether the text looks like mojibake anywhere.

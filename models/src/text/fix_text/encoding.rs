@@ -60,10 +60,14 @@ fn fix_once(text: &str) -> Option<String> {
     }
     // Latin-1 with C1 controls was meant to be Windows-1252, unless it holds unassigned bytes.
     if let Some(bytes) = latin1
-        && !bytes.iter().any(|byte| matches!(byte, 0x81 | 0x8d | 0x8f | 0x90 | 0x9d))
+        && !bytes
+            .iter()
+            .any(|byte| matches!(byte, 0x81 | 0x8d | 0x8f | 0x90 | 0x9d))
     {
-        let fixed: String =
-            bytes.into_iter().map(|byte| c1_to_windows_1252(char::from(byte))).collect();
+        let fixed: String = bytes
+            .into_iter()
+            .map(|byte| c1_to_windows_1252(char::from(byte)))
+            .collect();
         if fixed != text {
             return Some(fixed);
         }
@@ -74,8 +78,12 @@ fn fix_once(text: &str) -> Option<String> {
 /// A C1 control becomes the character Windows-1252 has at its place, as in web browsers.
 pub(super) fn c1_to_windows_1252(c: char) -> char {
     static C1: LazyLock<Vec<char>> = LazyLock::new(|| {
-        let encoding = ENCODINGS.iter().find(|encoding| encoding.name == "sloppy-windows-1252");
-        encoding.map(|encoding| encoding.upper.chars().take(32).collect()).unwrap_or_default()
+        let encoding = ENCODINGS
+            .iter()
+            .find(|encoding| encoding.name == "sloppy-windows-1252");
+        encoding
+            .map(|encoding| encoding.upper.chars().take(32).collect())
+            .unwrap_or_default()
     });
     match c {
         '\u{80}'..='\u{9f}' => C1.get(c as usize - 0x80).copied().unwrap_or(c),
@@ -112,7 +120,16 @@ const LEAD_4: &[(u8, u8)] = &[(0xf0, 0xf0)];
 
 /// UTF-8 whose byte 0xa0 became a space, where that gives likely characters.
 const ALTERED: &[BytePattern] = &[
-    &[&[(0xc2, 0xc3), (0xc5, 0xc5), (0xce, 0xce), (0xd0, 0xd0), (0xd9, 0xd9)], SPACE],
+    &[
+        &[
+            (0xc2, 0xc3),
+            (0xc5, 0xc5),
+            (0xce, 0xce),
+            (0xd0, 0xd0),
+            (0xd9, 0xd9),
+        ],
+        SPACE,
+    ],
     &[&[(0xe2, 0xe3)], SPACE, PLAIN],
     &[&[(0xe0, 0xe3)], PLAIN, SPACE],
     &[LEAD_4, SPACE, CONTINUATION, CONTINUATION],
@@ -134,8 +151,22 @@ const LEAD_OF_4: &[(u8, u8)] = &[(0xf0, 0xf4)];
 const LOSSY: &[BytePattern] = &[
     &[&[(0xc2, 0xdf)], GONE],
     &[&[(0xc2, 0xc3)], &[(b'?', b'?')]],
-    &[LEAD_SURROGATE, HIGH, GONE_OR_ASKED, LEAD_SURROGATE, LOW, ANY_OF_THREE],
-    &[LEAD_SURROGATE, HIGH, ANY_OF_THREE, LEAD_SURROGATE, LOW, GONE_OR_ASKED],
+    &[
+        LEAD_SURROGATE,
+        HIGH,
+        GONE_OR_ASKED,
+        LEAD_SURROGATE,
+        LOW,
+        ANY_OF_THREE,
+    ],
+    &[
+        LEAD_SURROGATE,
+        HIGH,
+        ANY_OF_THREE,
+        LEAD_SURROGATE,
+        LOW,
+        GONE_OR_ASKED,
+    ],
     &[LEAD_3, GONE_OR_ASKED, GONE_OR_KEPT],
     &[LEAD_3, GONE_OR_KEPT, GONE_OR_ASKED],
     &[LEAD_OF_4, GONE_OR_ASKED, GONE_OR_KEPT, GONE_OR_KEPT],
@@ -157,11 +188,7 @@ fn find(bytes: &[u8], from: usize, patterns: &[BytePattern]) -> Option<(usize, u
 }
 
 /// Replaces all matches by what `write` appends for them.
-fn replace(
-    bytes: &[u8],
-    patterns: &[BytePattern],
-    write: impl Fn(&[u8], &mut Vec<u8>),
-) -> Vec<u8> {
+fn replace(bytes: &[u8], patterns: &[BytePattern], write: impl Fn(&[u8], &mut Vec<u8>)) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes.len());
     let mut position = 0;
     while let Some((start, length)) = find(bytes, position, patterns) {
@@ -195,7 +222,11 @@ fn restore_no_break_spaces(bytes: &[u8]) -> Vec<u8> {
         }
     }
     replace(&words, ALTERED, |found, out| {
-        out.extend(found.iter().map(|byte| if *byte == b' ' { 0xa0 } else { *byte }));
+        out.extend(
+            found
+                .iter()
+                .map(|byte| if *byte == b' ' { 0xa0 } else { *byte }),
+        );
     })
 }
 
@@ -206,7 +237,11 @@ fn restore_no_break_spaces(bytes: &[u8]) -> Vec<u8> {
 fn decode_variants(bytes: &[u8]) -> Option<String> {
     let mut out = String::with_capacity(bytes.len());
     let mut rest = bytes;
-    while let Some(start) = rest.iter().enumerate().position(|(at, _)| is_special(&rest[at..])) {
+    while let Some(start) = rest
+        .iter()
+        .enumerate()
+        .position(|(at, _)| is_special(&rest[at..]))
+    {
         out.push_str(std::str::from_utf8(&rest[..start]).ok()?);
         rest = &rest[start..];
         if rest[0] == 0xc0 {
@@ -236,25 +271,34 @@ fn is_special(bytes: &[u8]) -> bool {
     let at_end = |rest: &[u8]| rest.is_empty() || rest == b"\n";
     match bytes {
         [0xc0, 0x80, ..] | [0xed, 0xa0..=0xbf, 0x80..=0xbf, ..] => true,
-        [0xc0, rest @ ..] | [0xed, 0xa0..=0xbf, rest @ ..] | [0xed, rest @ ..] => at_end(rest),
+        [0xc0 | 0xed, rest @ ..] if at_end(rest) => true,
+        [0xed, 0xa0..=0xbf, rest @ ..] => at_end(rest),
         _ => false,
     }
 }
 
 fn contains(ranges: Ranges, c: char) -> bool {
-    ranges.iter().any(|(first, last)| (*first..=*last).contains(&(c as u32)))
+    ranges
+        .iter()
+        .any(|(first, last)| (*first..=*last).contains(&(c as u32)))
 }
 
 /// Length of the run of UTF-8 look-alikes that starts here.
 fn run_length(text: &[char]) -> usize {
-    let shapes = [(UTF8_FIRST_OF_2, 1), (UTF8_FIRST_OF_3, 2), (UTF8_FIRST_OF_4, 3)];
+    let shapes = [
+        (UTF8_FIRST_OF_2, 1),
+        (UTF8_FIRST_OF_3, 2),
+        (UTF8_FIRST_OF_4, 3),
+    ];
     let mut length = 0;
     loop {
         let rest = &text[length..];
         let shape = shapes.iter().find(|(first, more)| {
             rest.len() > *more
                 && contains(first, rest[0])
-                && rest[1..=*more].iter().all(|c| contains(UTF8_CONTINUATION, *c))
+                && rest[1..=*more]
+                    .iter()
+                    .all(|c| contains(UTF8_CONTINUATION, *c))
         });
         match shape {
             Some((_, more)) => length += 1 + more,
@@ -271,7 +315,11 @@ fn fix_embedded(text: &[char]) -> Option<String> {
     while position < text.len() {
         // A continuation in front means a larger garble, of which a part is better left alone.
         let garbled = position > 0 && contains(UTF8_CONTINUATION_STRICT, text[position - 1]);
-        let length = if garbled { 0 } else { run_length(&text[position..]) };
+        let length = if garbled {
+            0
+        } else {
+            run_length(&text[position..])
+        };
         let run = &text[position..position + length];
         // Only shorter texts, so that this ends.
         if length > 0 && length < text.len() && is_bad(run) {

@@ -33,7 +33,10 @@ pub(super) fn fix_text(text: &str) -> String {
     for line in text.split_inclusive('\n') {
         let mut rest = line;
         while !rest.is_empty() {
-            let end = rest.char_indices().nth(MAX_SEGMENT).map_or(rest.len(), |(end, _)| end);
+            let end = rest
+                .char_indices()
+                .nth(MAX_SEGMENT)
+                .map_or(rest.len(), |(end, _)| end);
             let (segment, after) = rest.split_at(end);
             // A tag means that the text is HTML, where entities have to stay; that holds for all that
             // follows.
@@ -59,7 +62,9 @@ fn fix_segment(segment: &str, unescape: bool) -> String {
             text = fold_forms(&text);
         }
         if text.contains(['\r', '\u{2028}', '\u{2029}', '\u{85}']) {
-            text = text.replace("\r\n", "\n").replace(['\r', '\u{2028}', '\u{2029}', '\u{85}'], "\n");
+            text = text
+                .replace("\r\n", "\n")
+                .replace(['\r', '\u{2028}', '\u{2029}', '\u{85}'], "\n");
         }
         if text.contains('\u{1b}')
             && let Some(escape) = TERMINAL_ESCAPE.as_ref()
@@ -80,7 +85,10 @@ fn fix_segment(segment: &str, unescape: bool) -> String {
 fn fold_forms(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        if let Some((_, letters)) = tables::LIGATURES.iter().find(|(ligature, _)| *ligature == c) {
+        if let Some((_, letters)) = tables::LIGATURES
+            .iter()
+            .find(|(ligature, _)| *ligature == c)
+        {
             out.push_str(letters);
         } else {
             match c {
@@ -127,15 +135,12 @@ fn unescape_entities(text: &str) -> String {
         let length = digits.bytes().take_while(u8::is_ascii_alphanumeric).count();
         let found = (1..=LONGEST).contains(&length) && digits[length..].starts_with(';');
         let end = rest.len() - digits.len() + length + 1;
-        match found.then(|| decode_entity(&rest[..end])).flatten() {
-            Some(decoded) => {
-                out.push_str(&decoded);
-                rest = &rest[end..];
-            }
-            None => {
-                out.push('&');
-                rest = body;
-            }
+        if let Some(decoded) = found.then(|| decode_entity(&rest[..end])).flatten() {
+            out.push_str(&decoded);
+            rest = &rest[end..];
+        } else {
+            out.push('&');
+            rest = body;
         }
     }
     out.push_str(rest);
@@ -149,7 +154,9 @@ fn decode_entity(entity: &str) -> Option<String> {
         let decoded = html::unescape(entity);
         return (!decoded.contains(';')).then_some(decoded);
     }
-    html::entity(name).map(str::to_owned).or_else(|| CAPITALS.get(name).cloned())
+    html::entity(name)
+        .map(str::to_owned)
+        .or_else(|| CAPITALS.get(name).cloned())
 }
 
 /// Entities whose lower-case name was turned into capitals, with their characters in capitals: only
