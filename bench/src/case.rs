@@ -8,7 +8,7 @@ use candle_core::Tensor;
 use serde_json::Value;
 
 use crate::clock;
-use crate::measure::{Executor, Sample, Subject};
+use crate::measure::{Executor, Plan, Sample, Subject};
 use crate::peer::Peer;
 
 /// A case that is ready to run: weights loaded, inputs made.
@@ -33,6 +33,8 @@ pub(crate) struct Planned {
     pub(crate) what: String,
     /// Wall-time ratio that must hold.
     pub(crate) limit: f64,
+    /// Rounds, unless the caller asks for others.
+    pub(crate) plan: Plan,
     /// Name of the peer's half.
     pub(crate) peer_case: &'static str,
     /// Whether memory is measured too: the share of PyTorch's that must hold.

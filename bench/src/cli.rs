@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use crate::measure::Plan;
+
 /// Interleaved A/B benchmarks of leoma against PyTorch and diffusers, in float32 on CPU.
 #[derive(Debug, Parser)]
 #[command(version, about)]
@@ -62,12 +64,12 @@ pub(crate) struct RunArgs {
     /// Sizes: `small` only checks that both sides agree.
     #[arg(long, value_enum, default_value = "full")]
     pub(crate) size: Size,
-    /// Measured rounds; each runs every side once.
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000))]
-    pub(crate) pairs: u16,
-    /// Rounds before the first measured one.
-    #[arg(long, default_value_t = 2)]
-    pub(crate) warmups: u16,
+    /// Measured rounds; each runs every side once [default: 10, fewer where a run takes long].
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) pairs: Option<u16>,
+    /// Rounds before the first measured one [default: 2, fewer where a run takes long].
+    #[arg(long)]
+    pub(crate) warmups: Option<u16>,
     /// Threads of both sides [default: all cores].
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
@@ -123,6 +125,14 @@ impl RunArgs {
             .map_or_else(crate::env::available_cores, usize::from)
     }
 
+    /// The rounds of a measurement that would by itself take `default`.
+    pub(crate) fn plan(&self, default: Plan) -> Plan {
+        Plan {
+            warmups: self.warmups.map_or(default.warmups, usize::from),
+            pairs: self.pairs.map_or(default.pairs, usize::from),
+        }
+    }
+
     /// Whether a case was asked for.
     pub(crate) fn wants(&self, case: CaseArg) -> bool {
         self.cases
@@ -166,6 +176,29 @@ mod tests {
         assert!(run(&[]).wants(CaseArg::Offload));
         assert!(two.selects("dit-block/5b"));
         assert!(!run(&["--filter", "14b"]).selects("dit-block/5b"));
+    }
+
+    #[test]
+    fn rounds_that_are_given_replace_the_default_of_the_case() {
+        let default = Plan {
+            warmups: 1,
+            pairs: 4,
+        };
+        assert_eq!(run(&[]).plan(default), default);
+        assert_eq!(
+            run(&["--pairs", "20"]).plan(default),
+            Plan {
+                warmups: 1,
+                pairs: 20
+            }
+        );
+        assert_eq!(
+            run(&["--warmups", "0"]).plan(default),
+            Plan {
+                warmups: 0,
+                pairs: 4
+            }
+        );
     }
 
     #[test]

@@ -103,7 +103,11 @@ fn time_table(text: &mut String, kept: &[(&Report, &Measurement)]) {
     }
     text.push('\n');
     for (_, measurement) in kept {
-        let _ = writeln!(text, "- `{}`: {}.", measurement.name, measurement.what);
+        let _ = writeln!(
+            text,
+            "- `{}`: {}; {} rounds.",
+            measurement.name, measurement.what, measurement.plan.pairs
+        );
     }
 }
 
@@ -187,8 +191,8 @@ fn environments(text: &mut String, reports: &[Report], used: &[&Report]) {
             .collect();
         let _ = writeln!(
             text,
-            "- {}: {}, {} cores, {} threads on both sides, {}, {} build at {}, {}; {} rounds after {} \
-             warm-ups; load average at the start {:.1}.",
+            "- {}: {}, {} cores, {} threads on both sides, {}, {} build at {}, {}; load average at the \
+             start {:.1}.",
             report.date,
             env.cpu_model,
             env.cores,
@@ -197,8 +201,6 @@ fn environments(text: &mut String, reports: &[Report], used: &[&Report]) {
             env.profile,
             env.git,
             versions.join(", "),
-            report.plan.pairs,
-            report.plan.warmups,
             env.load_average,
         );
     }
@@ -246,7 +248,7 @@ mod tests {
             row,
             "| `dit-block/5b` | 1.20 s | 1.00 s | **1.20** (1.20–1.20) | 1.20 | 3.0e-6 | ≤ 1.25 | holds |"
         );
-        assert!(text.contains("- `dit-block/5b`: a block."));
+        assert!(text.contains("- `dit-block/5b`: a block; 10 rounds."));
         assert!(text.contains("2 threads on both sides"));
         assert!(!text.contains("peak memory") && !text.contains("Doubts"));
     }

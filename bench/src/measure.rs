@@ -52,6 +52,19 @@ pub(crate) struct Plan {
     pub(crate) pairs: usize,
 }
 
+impl Plan {
+    /// Rounds of a case whose runs take up to a few seconds.
+    pub(crate) const USUAL: Self = Self {
+        warmups: 2,
+        pairs: 10,
+    };
+    /// Rounds of a case whose runs take a minute or more, and need no second warm-up.
+    pub(crate) const LONG: Self = Self {
+        warmups: 1,
+        pairs: 4,
+    };
+}
+
 /// Raw samples per subject, in the order in which the rounds were run.
 pub(crate) type Samples = BTreeMap<Subject, Vec<Sample>>;
 

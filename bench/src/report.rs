@@ -30,8 +30,6 @@ pub(crate) struct Report {
     pub(crate) label: String,
     /// Conditions.
     pub(crate) environment: Environment,
-    /// Rounds.
-    pub(crate) plan: Plan,
     /// Speed measurements.
     pub(crate) measurements: Vec<Measurement>,
     /// Memory of expert offload, when that was measured.
@@ -47,6 +45,8 @@ pub(crate) struct Measurement {
     pub(crate) what: String,
     /// Sizes.
     pub(crate) size: Size,
+    /// Rounds.
+    pub(crate) plan: Plan,
     /// Wall-time ratio that must hold.
     pub(crate) limit: f64,
     /// Relative L2 distance of each subject's result from PyTorch's.
@@ -134,6 +134,7 @@ impl Measurement {
         name: &str,
         what: &str,
         size: Size,
+        plan: Plan,
         limit: f64,
         samples: Samples,
         relative_l2: BTreeMap<Subject, f64>,
@@ -161,6 +162,7 @@ impl Measurement {
             name: name.to_owned(),
             what: what.to_owned(),
             size,
+            plan,
             limit,
             relative_l2,
             samples,
@@ -336,6 +338,7 @@ pub(crate) mod tests {
             "dit-block/5b",
             "a block",
             Size::Full,
+            Plan::USUAL,
             1.25,
             samples,
             distances,
@@ -361,10 +364,6 @@ pub(crate) mod tests {
                 peer_threads: 2,
                 peer_versions: BTreeMap::from([("torch".into(), "2.15.0".into())]),
                 load_average: 0.5,
-            },
-            plan: Plan {
-                warmups: 2,
-                pairs: 4,
             },
             measurements,
             offload: None,

@@ -12,7 +12,7 @@ use crate::cli::{CaseArg, RunArgs, Size};
 use crate::clock;
 use crate::env::{self, Environment};
 use crate::markdown;
-use crate::measure::{self, Plan};
+use crate::measure;
 use crate::peer::{MemoryProbe, Peer};
 use crate::report::{Measurement, Memory, Report, SCHEMA};
 
@@ -28,6 +28,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
         None => tempfile::tempdir(),
     }
     .context("cannot create the work folder (see --work-dir)")?;
+    remove_when_interrupted(work.path().to_path_buf())?;
     let threads = args.threads();
     let planned = cases::list(args);
     let wants_offload = args.wants(CaseArg::Offload) && args.selects("offload");
@@ -37,10 +38,6 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
 
     let mut peer = Peer::start(&args.python, threads, work.path())?;
     let environment = Environment::read(threads, &peer.hello()?);
-    let plan = Plan {
-        warmups: args.warmups.into(),
-        pairs: args.pairs.into(),
-    };
     let mut report = Report {
         schema: SCHEMA,
         date: env::today(),
@@ -49,7 +46,6 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
             .as_deref()
             .map_or_else(|| environment.label(), env::slug),
         environment,
-        plan,
         measurements: Vec::new(),
         offload: None,
     };
@@ -60,7 +56,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     }
     for planned in &planned {
         note(&planned.name);
-        let mut found = measure_case(planned, args.size, plan, &mut peer, work.path())?;
+        let mut found = measure_case(planned, args, &mut peer, work.path())?;
         if let Some(limit) = planned.memory_limit {
             found.memory = Some(memory(planned, args, limit, work.path())?);
         }
@@ -93,11 +89,11 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
 
 fn measure_case(
     planned: &Planned,
-    size: Size,
-    plan: Plan,
+    args: &RunArgs,
     peer: &mut Peer,
     work: &Path,
 ) -> Result<Measurement> {
+    let plan = args.plan(planned.plan);
     let mut executor = LiveExecutor::new((planned.prepare)(work)?, planned.peer_case, peer)?;
     let subjects = executor.subjects();
     let load = env::load_average();
@@ -117,7 +113,8 @@ fn measure_case(
     let mut found = Measurement::new(
         &planned.name,
         &planned.what,
-        size,
+        args.size,
+        plan,
         planned.limit,
         samples,
         distances,
@@ -199,6 +196,17 @@ fn probe_leoma(args: &RunArgs, work: &Path) -> Result<MemoryProbe> {
         );
     }
     Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// Takes the gigabytes in the work folder away when the user or the system ends the run early.
+fn remove_when_interrupted(work: PathBuf) -> Result<()> {
+    // The main thread may be deep in a kernel that asks nobody whether to go on.
+    #[allow(clippy::exit)]
+    ctrlc::set_handler(move || {
+        let _ = std::fs::remove_dir_all(&work);
+        std::process::exit(130)
+    })
+    .context("cannot watch for Ctrl-C")
 }
 
 /// Path of the running program.

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use super::weights::{Shapes, open, unit, write_inputs, write_weights};
 use crate::case::{Case, Planned, once, text};
 use crate::cli::Size;
-use crate::measure::Subject;
+use crate::measure::{Plan, Subject};
 
 /// Rows of the text context.
 const CONTEXT: usize = 512;
@@ -61,6 +61,7 @@ pub(crate) fn list(size: Size) -> Vec<Planned> {
                     width.ffn_dim
                 ),
                 limit: 1.25,
+                plan: Plan::USUAL,
                 peer_case: "dit-block",
                 memory_limit: None,
                 prepare: Box::new(move |work| Ok(Box::new(DitBlock::prepare(width, work)?))),

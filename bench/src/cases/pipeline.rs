@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use super::weights::write_inputs;
 use crate::case::{Case, Planned, text};
 use crate::cli::Size;
-use crate::measure::Subject;
+use crate::measure::{Plan, Subject};
 use crate::stats::SplitMix;
 
 const PROMPT: &str = "a red bird flies over the sea";
@@ -64,6 +64,7 @@ pub(crate) fn list(size: Size) -> Vec<Planned> {
             side = clip.side
         ),
         limit: 1.25,
+        plan: Plan::USUAL,
         peer_case: "pipeline",
         memory_limit: None,
         prepare: Box::new(move |work| Ok(Box::new(Pipeline::prepare(clip, work)?))),

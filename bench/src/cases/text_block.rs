@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::weights::{open, write_weights};
 use crate::case::{Case, Planned, once, text};
 use crate::cli::Size;
-use crate::measure::Subject;
+use crate::measure::{Plan, Subject};
 use crate::stats::SplitMix;
 
 /// Rows of the embedding table: enough for different tokens, without a table of gigabytes.
@@ -32,6 +32,7 @@ pub(crate) fn list(size: Size) -> Vec<Planned> {
                     cfg.d_model, cfg.num_heads, cfg.d_kv, cfg.d_ff
                 ),
                 limit: 1.25,
+                plan: Plan::USUAL,
                 peer_case: "text-block",
                 memory_limit: None,
                 prepare: Box::new(move |work| {

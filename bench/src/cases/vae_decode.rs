@@ -16,7 +16,7 @@ use super::weights::{Shapes, open, unit, write_inputs, write_weights};
 use crate::case::{Case, Planned, once, text};
 use crate::cli::Size;
 use crate::clock;
-use crate::measure::Subject;
+use crate::measure::{Plan, Subject};
 use crate::peer::MemoryProbe;
 
 /// Pixel frames of the clip.
@@ -33,6 +33,7 @@ pub(crate) fn list(size: Size) -> Vec<Planned> {
             config(size).z_dim,
         ),
         limit: 1.5,
+        plan: Plan::LONG,
         peer_case: "vae-decode",
         memory_limit: Some(0.5),
         prepare: Box::new(move |work| Ok(Box::new(VaeDecode::prepare(size, work)?))),
