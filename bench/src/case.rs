@@ -50,13 +50,13 @@ pub(crate) struct LiveExecutor<'a> {
 
 impl<'a> LiveExecutor<'a> {
     /// Makes the peer load what `case` has loaded.
-    pub(crate) fn new(
-        case: Box<dyn Case>,
-        peer_case: &str,
-        peer: &'a mut Peer,
-    ) -> Result<Self> {
+    pub(crate) fn new(case: Box<dyn Case>, peer_case: &str, peer: &'a mut Peer) -> Result<Self> {
         peer.setup(peer_case, &case.peer_setup())?;
-        Ok(Self { case, peer, results: BTreeMap::new() })
+        Ok(Self {
+            case,
+            peer,
+            results: BTreeMap::new(),
+        })
     }
 
     /// Who takes part.
@@ -99,13 +99,25 @@ impl Executor for LiveExecutor<'_> {
 /// `|a - b| / |b|` over all elements, in f64. Shapes may differ in axes of length 1.
 pub(crate) fn relative_l2(found: &Tensor, expected: &Tensor) -> Result<f64> {
     let real = |tensor: &Tensor| -> Vec<usize> {
-        tensor.dims().iter().copied().filter(|&length| length != 1).collect()
+        tensor
+            .dims()
+            .iter()
+            .copied()
+            .filter(|&length| length != 1)
+            .collect()
     };
     if real(found) != real(expected) {
-        bail!("the Rust result has shape {:?}, PyTorch's {:?}", found.dims(), expected.dims());
+        bail!(
+            "the Rust result has shape {:?}, PyTorch's {:?}",
+            found.dims(),
+            expected.dims()
+        );
     }
     let values = |tensor: &Tensor| -> Result<Vec<f32>> {
-        Ok(tensor.to_dtype(candle_core::DType::F32)?.flatten_all()?.to_vec1()?)
+        Ok(tensor
+            .to_dtype(candle_core::DType::F32)?
+            .flatten_all()?
+            .to_vec1()?)
     };
     let (found, expected) = (values(found)?, values(expected)?);
     let (mut error, mut norm) = (0f64, 0f64);

@@ -72,7 +72,11 @@ pub(crate) struct RunArgs {
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
     /// Python that has PyTorch, diffusers and transformers.
-    #[arg(long, env = "LEOMA_BENCH_PYTHON", default_value = ".venv/golden/bin/python")]
+    #[arg(
+        long,
+        env = "LEOMA_BENCH_PYTHON",
+        default_value = ".venv/golden/bin/python"
+    )]
     pub(crate) python: PathBuf,
     /// The `leoma-node` program that the offload case runs [default: beside this program].
     #[arg(long)]
@@ -115,17 +119,22 @@ pub(crate) struct ProbeArgs {
 impl RunArgs {
     /// Threads of both sides.
     pub(crate) fn threads(&self) -> usize {
-        self.threads.map_or_else(crate::env::available_cores, usize::from)
+        self.threads
+            .map_or_else(crate::env::available_cores, usize::from)
     }
 
     /// Whether a case was asked for.
     pub(crate) fn wants(&self, case: CaseArg) -> bool {
-        self.cases.iter().any(|&asked| asked == case || asked == CaseArg::All)
+        self.cases
+            .iter()
+            .any(|&asked| asked == case || asked == CaseArg::All)
     }
 
     /// Whether a measurement's name passes the filter.
     pub(crate) fn selects(&self, name: &str) -> bool {
-        self.filter.as_deref().is_none_or(|part| name.contains(part))
+        self.filter
+            .as_deref()
+            .is_none_or(|part| name.contains(part))
     }
 }
 

@@ -11,7 +11,13 @@ pub(crate) fn timed<T>(work: impl FnOnce() -> T) -> (T, Sample) {
     let start = Instant::now();
     let value = work();
     let wall_s = start.elapsed().as_secs_f64();
-    (value, Sample { wall_s, cpu_s: cpu_seconds() - cpu })
+    (
+        value,
+        Sample {
+            wall_s,
+            cpu_s: cpu_seconds() - cpu,
+        },
+    )
 }
 
 /// User and system time of all threads and of all children waited for, in seconds.
@@ -65,7 +71,9 @@ pub(crate) fn peak_resident_bytes_of(process: u32) -> Option<u64> {
 }
 
 fn status_bytes(field: &str) -> u64 {
-    fs::read_to_string("/proc/self/status").map(|text| parse_status(&text, field)).unwrap_or(0)
+    fs::read_to_string("/proc/self/status")
+        .map(|text| parse_status(&text, field))
+        .unwrap_or(0)
 }
 
 /// Finds `field` in the text of `/proc/<pid>/status`; the kernel counts in KiB.
@@ -103,7 +111,10 @@ mod tests {
         let block = vec![1u8; 64 << 20];
         let during = peak_resident_bytes();
         assert!(block.iter().step_by(4096).all(|&byte| byte == 1));
-        assert!(before > 0 && during >= before.min(64 << 20), "{before} {during}");
+        assert!(
+            before > 0 && during >= before.min(64 << 20),
+            "{before} {during}"
+        );
         assert!(during >= 64 << 20, "{during}");
     }
 }

@@ -92,14 +92,23 @@ fn busy_ticks(stat: &str) -> u64 {
         .lines()
         .next()
         .and_then(|line| line.strip_prefix("cpu "))
-        .map(|rest| rest.split_whitespace().filter_map(|field| field.parse().ok()).collect())
+        .map(|rest| {
+            rest.split_whitespace()
+                .filter_map(|field| field.parse().ok())
+                .collect()
+        })
         .unwrap_or_default();
-    [0, 1, 2, 5, 6, 7].iter().filter_map(|&index| fields.get(index)).sum()
+    [0, 1, 2, 5, 6, 7]
+        .iter()
+        .filter_map(|&index| fields.get(index))
+        .sum()
 }
 
 /// Today in UTC as `2026-01-31`.
 pub(crate) fn today() -> String {
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let seconds = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
     date_of_day(seconds / 86_400)
 }
 
@@ -124,7 +133,9 @@ fn date_of_day(mut day: u64) -> String {
 }
 
 fn read_trimmed(path: &str) -> String {
-    fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
+    fs::read_to_string(path)
+        .map(|text| text.trim().to_owned())
+        .unwrap_or_default()
 }
 
 fn cpu_field(cpuinfo: &str, name: &str) -> String {
@@ -140,7 +151,9 @@ fn numeric_flags(flags: &str) -> Vec<String> {
     flags
         .split_whitespace()
         .filter(|flag| {
-            ["avx", "amx", "fma", "f16c"].iter().any(|prefix| flag.starts_with(prefix))
+            ["avx", "amx", "fma", "f16c"]
+                .iter()
+                .any(|prefix| flag.starts_with(prefix))
         })
         .map(str::to_owned)
         .collect()
@@ -159,7 +172,10 @@ fn memory_bytes() -> u64 {
 fn git_revision() -> String {
     let git = |arguments: &[&str]| -> Option<String> {
         let output = Command::new("git").args(arguments).output().ok()?;
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        output
+            .status
+            .success()
+            .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
     let Some(commit) = git(&["rev-parse", "--short=12", "HEAD"]) else {
         return "unknown".to_owned();
@@ -198,20 +214,30 @@ mod tests {
 
     #[test]
     fn slugs_name_no_odd_characters() {
-        assert_eq!(slug("Intel(R) Xeon(R) CPU @ 2.20GHz"), "intel-r-xeon-r-cpu-2-20ghz");
+        assert_eq!(
+            slug("Intel(R) Xeon(R) CPU @ 2.20GHz"),
+            "intel-r-xeon-r-cpu-2-20ghz"
+        );
         assert_eq!(slug("AMD EPYC"), "amd-epyc");
     }
 
     #[test]
     fn cpuinfo_fields_and_flags() {
-        let text = "processor\t: 0\nmodel name\t: Some CPU 9000\nflags\t\t: fpu avx2 sse fma avx512f\n";
+        let text =
+            "processor\t: 0\nmodel name\t: Some CPU 9000\nflags\t\t: fpu avx2 sse fma avx512f\n";
         assert_eq!(cpu_field(text, "model name"), "Some CPU 9000");
-        assert_eq!(numeric_flags(&cpu_field(text, "flags")), ["avx2", "fma", "avx512f"]);
+        assert_eq!(
+            numeric_flags(&cpu_field(text, "flags")),
+            ["avx2", "fma", "avx512f"]
+        );
     }
 
     #[test]
     fn busy_time_leaves_out_idle_and_guest() {
-        assert_eq!(busy_ticks("cpu  1 2 4 1000 2000 8 16 32 64 128\ncpu0 9 9 9\n"), 63);
+        assert_eq!(
+            busy_ticks("cpu  1 2 4 1000 2000 8 16 32 64 128\ncpu0 9 9 9\n"),
+            63
+        );
         assert_eq!(busy_ticks(""), 0);
     }
 }

@@ -57,7 +57,11 @@ fn dispatch(cli: Cli) -> Result<()> {
 }
 
 fn report(args: &ReportArgs) -> Result<()> {
-    let reports = args.files.iter().map(|path| Report::load(path)).collect::<Result<Vec<_>>>()?;
+    let reports = args
+        .files
+        .iter()
+        .map(|path| Report::load(path))
+        .collect::<Result<Vec<_>>>()?;
     let tables = markdown::render(&reports);
     match &args.page {
         Some(page) => markdown::write_into(page, &tables),

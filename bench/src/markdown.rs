@@ -20,7 +20,10 @@ pub(crate) fn render(reports: &[Report]) -> String {
     let mut offload: Option<(&Report, &Offload)> = None;
     for report in reports {
         for measurement in &report.measurements {
-            match kept.iter_mut().find(|(_, earlier)| earlier.name == measurement.name) {
+            match kept
+                .iter_mut()
+                .find(|(_, earlier)| earlier.name == measurement.name)
+            {
                 Some(slot) => *slot = (report, measurement),
                 None => kept.push((report, measurement)),
             }
@@ -58,7 +61,10 @@ fn replace_between(page: &str, tables: &str) -> Result<String> {
     let Some((_, after)) = rest.split_once(END) else {
         bail!("it has no line `{END}` after `{BEGIN}`");
     };
-    Ok(format!("{before}{BEGIN}\n{}\n{END}{after}", tables.trim_end()))
+    Ok(format!(
+        "{before}{BEGIN}\n{}\n{END}{after}",
+        tables.trim_end()
+    ))
 }
 
 fn time_table(text: &mut String, kept: &[(&Report, &Measurement)]) {
@@ -75,8 +81,15 @@ fn time_table(text: &mut String, kept: &[(&Report, &Measurement)]) {
                 Subject::LeomaCachedKv => format!("`{}`, K/V cached", measurement.name),
                 _ => format!("`{}`", measurement.name),
             };
-            let cpu = measurement.cpu.get(&subject).map_or(f64::NAN, |cpu| cpu.ratio);
-            let distance = measurement.relative_l2.get(&subject).copied().unwrap_or(f64::NAN);
+            let cpu = measurement
+                .cpu
+                .get(&subject)
+                .map_or(f64::NAN, |cpu| cpu.ratio);
+            let distance = measurement
+                .relative_l2
+                .get(&subject)
+                .copied()
+                .unwrap_or(f64::NAN);
             let _ = writeln!(
                 text,
                 "| {name} | {} | {} | {} | {cpu:.2} | {distance:.1e} | ≤ {} | {} |",
@@ -101,7 +114,9 @@ fn memory_table(
 ) {
     let memories: Vec<(&str, &Memory)> = kept
         .iter()
-        .filter_map(|(_, measurement)| Some((measurement.name.as_str(), measurement.memory.as_ref()?)))
+        .filter_map(|(_, measurement)| {
+            Some((measurement.name.as_str(), measurement.memory.as_ref()?))
+        })
         .collect();
     if !memories.is_empty() {
         text.push_str(
@@ -147,7 +162,10 @@ fn warnings(text: &mut String, kept: &[(&Report, &Measurement)]) {
     let all: Vec<String> = kept
         .iter()
         .flat_map(|(_, measurement)| {
-            measurement.warnings.iter().map(|warning| format!("- `{}`: {warning}", measurement.name))
+            measurement
+                .warnings
+                .iter()
+                .map(|warning| format!("- `{}`: {warning}", measurement.name))
         })
         .collect();
     if !all.is_empty() {
@@ -157,10 +175,16 @@ fn warnings(text: &mut String, kept: &[(&Report, &Measurement)]) {
 
 fn environments(text: &mut String, reports: &[Report], used: &[&Report]) {
     text.push_str("\nConditions:\n\n");
-    for report in reports.iter().filter(|report| used.iter().any(|other| std::ptr::eq(*other, *report))) {
+    for report in reports
+        .iter()
+        .filter(|report| used.iter().any(|other| std::ptr::eq(*other, *report)))
+    {
         let env = &report.environment;
-        let versions: Vec<String> =
-            env.peer_versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
+        let versions: Vec<String> = env
+            .peer_versions
+            .iter()
+            .map(|(name, version)| format!("{name} {version}"))
+            .collect();
         let _ = writeln!(
             text,
             "- {}: {}, {} cores, {} threads on both sides, {}, {} build at {}, {}; {} rounds after {} \
@@ -181,15 +205,26 @@ fn environments(text: &mut String, reports: &[Report], used: &[&Report]) {
 }
 
 fn verdict(ratio: f64, limit: f64) -> &'static str {
-    if holds(ratio, limit) { "holds" } else { "misses" }
+    if holds(ratio, limit) {
+        "holds"
+    } else {
+        "misses"
+    }
 }
 
 fn interval(ratio: &Ratio) -> String {
-    format!("**{:.2}** ({:.2}–{:.2})", ratio.ratio, ratio.ratio_low, ratio.ratio_high)
+    format!(
+        "**{:.2}** ({:.2}–{:.2})",
+        ratio.ratio, ratio.ratio_low, ratio.ratio_high
+    )
 }
 
 fn seconds(seconds: f64) -> String {
-    if seconds < 1.0 { format!("{:.0} ms", seconds * 1e3) } else { format!("{seconds:.2} s") }
+    if seconds < 1.0 {
+        format!("{:.0} ms", seconds * 1e3)
+    } else {
+        format!("{seconds:.2} s")
+    }
 }
 
 fn mebibytes(bytes: u64) -> String {
@@ -241,8 +276,12 @@ mod tests {
             peak_bytes: (1 << 30) + (mib << 20),
             peak_was_reset: true,
         };
-        found.memory =
-            Some(Memory { weights_bytes: 1, leoma: probe(60), pytorch: probe(100), limit: 0.5 });
+        found.memory = Some(Memory {
+            weights_bytes: 1,
+            leoma: probe(60),
+            pytorch: probe(100),
+            limit: 0.5,
+        });
         let mut all = report(vec![found]);
         all.offload = Some(Offload {
             what: "two experts".into(),

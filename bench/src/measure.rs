@@ -102,7 +102,10 @@ mod tests {
             }
             self.asked.push(subject);
             let wall_s = self.asked.len() as f64;
-            Ok(Sample { wall_s, cpu_s: 2.0 * wall_s })
+            Ok(Sample {
+                wall_s,
+                cpu_s: 2.0 * wall_s,
+            })
         }
     }
 
@@ -111,11 +114,16 @@ mod tests {
     #[test]
     fn rounds_alternate_and_warmups_are_not_kept() {
         let mut mock = MockExecutor::default();
-        let plan = Plan { warmups: 1, pairs: 3 };
+        let plan = Plan {
+            warmups: 1,
+            pairs: 3,
+        };
         let samples = measure(&mut mock, &[Leoma, Pytorch], plan, |_, _, _| ()).unwrap();
         assert_eq!(
             mock.asked,
-            [Leoma, Pytorch, Leoma, Pytorch, Pytorch, Leoma, Leoma, Pytorch]
+            [
+                Leoma, Pytorch, Leoma, Pytorch, Pytorch, Leoma, Leoma, Pytorch
+            ]
         );
         let walls = |s: Subject| samples[&s].iter().map(|x| x.wall_s).collect::<Vec<_>>();
         assert_eq!(walls(Leoma), [3.0, 6.0, 7.0]);
@@ -128,9 +136,14 @@ mod tests {
         let mut mock = MockExecutor::default();
         let subjects = [Leoma, LeomaCachedKv, Pytorch];
         let mut seen = Vec::new();
-        let plan = Plan { warmups: 2, pairs: 4 };
-        let samples =
-            measure(&mut mock, &subjects, plan, |round, s, _| seen.push((round, s))).unwrap();
+        let plan = Plan {
+            warmups: 2,
+            pairs: 4,
+        };
+        let samples = measure(&mut mock, &subjects, plan, |round, s, _| {
+            seen.push((round, s))
+        })
+        .unwrap();
         assert!(subjects.iter().all(|s| samples[s].len() == 4));
         assert_eq!(mock.asked.len(), 18);
         assert_eq!(seen.len(), 12);
@@ -139,8 +152,14 @@ mod tests {
 
     #[test]
     fn a_failing_run_ends_the_measurement() {
-        let mut mock = MockExecutor { fail_at: Some(3), ..MockExecutor::default() };
-        let plan = Plan { warmups: 1, pairs: 3 };
+        let mut mock = MockExecutor {
+            fail_at: Some(3),
+            ..MockExecutor::default()
+        };
+        let plan = Plan {
+            warmups: 1,
+            pairs: 3,
+        };
         let error = measure(&mut mock, &[Leoma, Pytorch], plan, |_, _, _| ()).unwrap_err();
         assert_eq!(error.to_string(), "peer is gone");
         assert_eq!(mock.asked.len(), 3);

@@ -84,7 +84,12 @@ impl Peer {
                 }
             }
         });
-        Ok(Self { child, stdin, answers, log })
+        Ok(Self {
+            child,
+            stdin,
+            answers,
+            log,
+        })
     }
 
     /// Versions of Python and its packages, and the peer's thread count.
@@ -94,7 +99,8 @@ impl Peer {
 
     /// Loads a case. What `setup` holds is the business of the case and of its half in the peer.
     pub(crate) fn setup(&mut self, case: &str, setup: &Value) -> Result<()> {
-        self.ask(&json!({"op": "setup", "case": case, "setup": setup})).map(drop)
+        self.ask(&json!({"op": "setup", "case": case, "setup": setup}))
+            .map(drop)
     }
 
     /// One iteration, timed by the peer.
@@ -115,7 +121,9 @@ impl Peer {
     /// CPU time that the peer has used since it started, in seconds.
     pub(crate) fn cpu_seconds(&mut self) -> Result<f64> {
         let answer = self.ask(&json!({"op": "usage"}))?;
-        answer["cpu_s"].as_f64().ok_or_else(|| anyhow!("the peer reported no CPU time"))
+        answer["cpu_s"]
+            .as_f64()
+            .ok_or_else(|| anyhow!("the peer reported no CPU time"))
     }
 
     fn ask(&mut self, request: &Value) -> Result<Value> {
@@ -127,7 +135,10 @@ impl Peer {
         let line = match self.answers.recv_timeout(PATIENCE) {
             Ok(line) => line,
             Err(RecvTimeoutError::Timeout) => {
-                bail!("the Python peer did not answer \"{op}\" in {} s", PATIENCE.as_secs())
+                bail!(
+                    "the Python peer did not answer \"{op}\" in {} s",
+                    PATIENCE.as_secs()
+                )
             }
             Err(RecvTimeoutError::Disconnected) => {
                 bail!("the Python peer ended during \"{op}\"{}", self.log_tail())
@@ -185,15 +196,28 @@ mod tests {
         assert_eq!(parse_answer("run", r#"{"ok":true,"x":1}"#).unwrap()["x"], 1);
         let failed = parse_answer("run", r#"{"ok":false,"error":"no torch"}"#).unwrap_err();
         assert!(failed.to_string().contains("no torch"));
-        assert!(parse_answer("run", "Loading...").unwrap_err().to_string().contains("no JSON"));
+        assert!(
+            parse_answer("run", "Loading...")
+                .unwrap_err()
+                .to_string()
+                .contains("no JSON")
+        );
         assert!(parse_answer("run", r#"{"wall_s":1}"#).is_err());
     }
 
     #[test]
     fn memory_is_counted_above_what_was_loaded() {
-        let probe = MemoryProbe { before_bytes: 100, peak_bytes: 130, peak_was_reset: true };
+        let probe = MemoryProbe {
+            before_bytes: 100,
+            peak_bytes: 130,
+            peak_was_reset: true,
+        };
         assert_eq!(probe.above_loaded_bytes(), 30);
-        let odd = MemoryProbe { before_bytes: 100, peak_bytes: 90, peak_was_reset: true };
+        let odd = MemoryProbe {
+            before_bytes: 100,
+            peak_bytes: 90,
+            peak_was_reset: true,
+        };
         assert_eq!(odd.above_loaded_bytes(), 0);
     }
 
@@ -202,7 +226,10 @@ mod tests {
         let work = tempfile::tempdir().unwrap();
         let error = Peer::start(Path::new("no-such-python"), 1, work.path()).unwrap_err();
         let text = format!("{error:#}");
-        assert!(text.contains("no-such-python") && text.contains("--python"), "{text}");
+        assert!(
+            text.contains("no-such-python") && text.contains("--python"),
+            "{text}"
+        );
     }
 
     /// Any program that reads a line and answers stands in for Python here.

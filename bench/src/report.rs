@@ -139,7 +139,10 @@ impl Measurement {
         relative_l2: BTreeMap<Subject, f64>,
     ) -> Self {
         let take = |subject: Subject, field: fn(&Sample) -> f64| -> Vec<f64> {
-            samples.get(&subject).map(|all| all.iter().map(field).collect()).unwrap_or_default()
+            samples
+                .get(&subject)
+                .map(|all| all.iter().map(field).collect())
+                .unwrap_or_default()
         };
         let against = |field: fn(&Sample) -> f64| -> BTreeMap<Subject, Ratio> {
             let reference = take(Subject::Pytorch, field);
@@ -149,7 +152,10 @@ impl Measurement {
                 .map(|&subject| (subject, stats::compare(&take(subject, field), &reference)))
                 .collect()
         };
-        let (wall, cpu) = (against(|sample| sample.wall_s), against(|sample| sample.cpu_s));
+        let (wall, cpu) = (
+            against(|sample| sample.wall_s),
+            against(|sample| sample.cpu_s),
+        );
         let warnings = sample_warnings(&samples);
         Self {
             name: name.to_owned(),
@@ -168,7 +174,10 @@ impl Measurement {
     /// Whether the subject's result and wall time meet their lines. A distance that is not a number
     /// is a wrong result.
     pub(crate) fn verdict(&self, subject: Subject) -> Verdict {
-        let right = self.relative_l2.get(&subject).is_some_and(|&distance| distance <= TOLERANCE);
+        let right = self
+            .relative_l2
+            .get(&subject)
+            .is_some_and(|&distance| distance <= TOLERANCE);
         match self.wall.get(&subject) {
             _ if !right => Verdict::Wrong,
             Some(wall) if wall.ratio <= 1.0 => Verdict::Goal,
@@ -189,11 +198,19 @@ impl Report {
         let mut all =
             self.with_verdict(|verdict| matches!(verdict, Verdict::Wrong | Verdict::Misses));
         for measurement in &self.measurements {
-            if measurement.memory.as_ref().is_some_and(|memory| !holds(memory.ratio(), memory.limit)) {
+            if measurement
+                .memory
+                .as_ref()
+                .is_some_and(|memory| !holds(memory.ratio(), memory.limit))
+            {
                 all.push(format!("{} (memory)", measurement.name));
             }
         }
-        if self.offload.as_ref().is_some_and(|offload| !holds(offload.ratio(), offload.limit)) {
+        if self
+            .offload
+            .as_ref()
+            .is_some_and(|offload| !holds(offload.ratio(), offload.limit))
+        {
             all.push("offload (memory)".to_owned());
         }
         all
@@ -203,7 +220,10 @@ impl Report {
         self.measurements
             .iter()
             .flat_map(|measurement| {
-                measurement.wall.keys().map(move |&subject| (measurement, subject))
+                measurement
+                    .wall
+                    .keys()
+                    .map(move |&subject| (measurement, subject))
             })
             .filter(|(measurement, subject)| wanted(measurement.verdict(*subject)))
             .map(|(measurement, subject)| format!("{} ({})", measurement.name, subject.label()))
@@ -216,7 +236,13 @@ impl Report {
         fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
         let stem = format!("{}-{}", self.date, self.label);
         let path = (1..)
-            .map(|n| if n == 1 { format!("{stem}.json") } else { format!("{stem}-{n}.json") })
+            .map(|n| {
+                if n == 1 {
+                    format!("{stem}.json")
+                } else {
+                    format!("{stem}-{n}.json")
+                }
+            })
             .map(|name| dir.join(name))
             .find(|path| !path.exists())
             .unwrap_or_else(|| dir.join("result.json"));
@@ -276,7 +302,9 @@ fn sample_warnings(samples: &Samples) -> Vec<String> {
             ));
         }
         if stats::median(&wall) < 5e-3 {
-            warnings.push(format!("{label}: runs of under 5 ms are too short to compare"));
+            warnings.push(format!(
+                "{label}: runs of under 5 ms are too short to compare"
+            ));
         }
     }
     warnings
@@ -290,7 +318,13 @@ pub(crate) mod tests {
 
     fn samples(ours: &[f64], theirs: &[f64]) -> Samples {
         let of = |walls: &[f64]| {
-            walls.iter().map(|&wall_s| Sample { wall_s, cpu_s: 2.0 * wall_s }).collect()
+            walls
+                .iter()
+                .map(|&wall_s| Sample {
+                    wall_s,
+                    cpu_s: 2.0 * wall_s,
+                })
+                .collect()
         };
         Samples::from([(Leoma, of(ours)), (Pytorch, of(theirs))])
     }
@@ -298,7 +332,14 @@ pub(crate) mod tests {
     pub(crate) fn measurement(ours: &[f64], theirs: &[f64], distance: f64) -> Measurement {
         let distances = BTreeMap::from([(Leoma, distance)]);
         let samples = samples(ours, theirs);
-        Measurement::new("dit-block/5b", "a block", Size::Full, 1.25, samples, distances)
+        Measurement::new(
+            "dit-block/5b",
+            "a block",
+            Size::Full,
+            1.25,
+            samples,
+            distances,
+        )
     }
 
     pub(crate) fn report(measurements: Vec<Measurement>) -> Report {
@@ -321,7 +362,10 @@ pub(crate) mod tests {
                 peer_versions: BTreeMap::from([("torch".into(), "2.15.0".into())]),
                 load_average: 0.5,
             },
-            plan: Plan { warmups: 2, pairs: 4 },
+            plan: Plan {
+                warmups: 2,
+                pairs: 4,
+            },
             measurements,
             offload: None,
         }
@@ -329,9 +373,8 @@ pub(crate) mod tests {
 
     #[test]
     fn verdicts_follow_result_then_time() {
-        let verdict = |ours: f64, distance: f64| {
-            measurement(&[ours; 4], &[1.0; 4], distance).verdict(Leoma)
-        };
+        let verdict =
+            |ours: f64, distance: f64| measurement(&[ours; 4], &[1.0; 4], distance).verdict(Leoma);
         assert_eq!(verdict(1.0, 1e-6), Verdict::Goal);
         assert_eq!(verdict(1.2, 1e-6), Verdict::Holds);
         assert_eq!(verdict(1.3, 1e-6), Verdict::Misses);
@@ -361,7 +404,11 @@ pub(crate) mod tests {
 
     #[test]
     fn memory_and_offload_count_as_misses() {
-        let probe = |peak_bytes| MemoryProbe { before_bytes: 10, peak_bytes, peak_was_reset: true };
+        let probe = |peak_bytes| MemoryProbe {
+            before_bytes: 10,
+            peak_bytes,
+            peak_was_reset: true,
+        };
         let mut found = measurement(&[1.0; 4], &[1.0; 4], 0.0);
         found.memory = Some(Memory {
             weights_bytes: 10,
@@ -370,8 +417,12 @@ pub(crate) mod tests {
             limit: 0.5,
         });
         let mut all = report(vec![found]);
-        all.offload =
-            Some(Offload { what: "x".into(), expert_bytes: 100, peak_bytes: 126, limit: 1.25 });
+        all.offload = Some(Offload {
+            what: "x".into(),
+            expert_bytes: 100,
+            peak_bytes: 126,
+            limit: 1.25,
+        });
         assert_eq!(all.misses(), ["dit-block/5b (memory)", "offload (memory)"]);
         assert!(all.wrong().is_empty());
     }
@@ -392,6 +443,11 @@ pub(crate) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("old.json");
         fs::write(&path, r#"{"schema": 0}"#).unwrap();
-        assert!(Report::load(&path).unwrap_err().to_string().contains("schema 0"));
+        assert!(
+            Report::load(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("schema 0")
+        );
     }
 }

@@ -22,7 +22,9 @@ use crate::report::{Measurement, Memory, Report, SCHEMA};
 /// When a side cannot run, when a result differs from PyTorch's, and with `--check` when a limit is missed.
 pub(crate) fn run(args: &RunArgs) -> Result<()> {
     let work = match &args.work_dir {
-        Some(dir) => tempfile::Builder::new().prefix("leoma-bench-").tempdir_in(dir),
+        Some(dir) => tempfile::Builder::new()
+            .prefix("leoma-bench-")
+            .tempdir_in(dir),
         None => tempfile::tempdir(),
     }
     .context("cannot create the work folder (see --work-dir)")?;
@@ -35,11 +37,17 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
 
     let mut peer = Peer::start(&args.python, threads, work.path())?;
     let environment = Environment::read(threads, &peer.hello()?);
-    let plan = Plan { warmups: args.warmups.into(), pairs: args.pairs.into() };
+    let plan = Plan {
+        warmups: args.warmups.into(),
+        pairs: args.pairs.into(),
+    };
     let mut report = Report {
         schema: SCHEMA,
         date: env::today(),
-        label: args.label.as_deref().map_or_else(|| environment.label(), env::slug),
+        label: args
+            .label
+            .as_deref()
+            .map_or_else(|| environment.label(), env::slug),
         environment,
         plan,
         measurements: Vec::new(),
@@ -65,9 +73,17 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
 
     let path = report.save(&args.out_dir)?;
     let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "{}\n{}", markdown::render(std::slice::from_ref(&report)), path.display())?;
+    writeln!(
+        stdout,
+        "{}\n{}",
+        markdown::render(std::slice::from_ref(&report)),
+        path.display()
+    )?;
     if !report.wrong().is_empty() {
-        bail!("results differ from PyTorch's: {}", report.wrong().join(", "));
+        bail!(
+            "results differ from PyTorch's: {}",
+            report.wrong().join(", ")
+        );
     }
     if args.check && !report.misses().is_empty() {
         bail!("limits missed: {}", report.misses().join(", "));
@@ -98,10 +114,18 @@ fn measure_case(
     })?;
     let others = busy.others(executor.peer())?;
     let distances = executor.distances(work)?;
-    let mut found =
-        Measurement::new(&planned.name, &planned.what, size, planned.limit, samples, distances);
+    let mut found = Measurement::new(
+        &planned.name,
+        &planned.what,
+        size,
+        planned.limit,
+        samples,
+        distances,
+    );
     if load > env::available_cores() as f64 {
-        found.warnings.push(format!("the load average was {load:.1} at the start"));
+        found
+            .warnings
+            .push(format!("the load average was {load:.1} at the start"));
     }
     if others > 0.05 {
         found.warnings.push(format!(
@@ -150,7 +174,12 @@ fn memory(planned: &Planned, args: &RunArgs, limit: f64, work: &Path) -> Result<
     let setup = cases::vae_decode::peer_setup(args.size, &weights, &inputs);
     peer.setup(planned.peer_case, &setup)?;
     let pytorch = peer.memory()?;
-    Ok(Memory { weights_bytes, leoma, pytorch, limit })
+    Ok(Memory {
+        weights_bytes,
+        leoma,
+        pytorch,
+        limit,
+    })
 }
 
 fn probe_leoma(args: &RunArgs, work: &Path) -> Result<MemoryProbe> {
@@ -164,7 +193,10 @@ fn probe_leoma(args: &RunArgs, work: &Path) -> Result<MemoryProbe> {
         .output()
         .context("cannot start a fresh process of this program")?;
     if !output.status.success() {
-        bail!("the memory probe failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "the memory probe failed: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     Ok(serde_json::from_slice(&output.stdout)?)
 }

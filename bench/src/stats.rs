@@ -92,7 +92,10 @@ pub(crate) fn compare(subject: &[f64], reference: &[f64]) -> Ratio {
     ratios.sort_by(f64::total_cmp);
     let quantile = |share: f64| {
         let last = ratios.len().saturating_sub(1) as f64;
-        ratios.get((share * last).round() as usize).copied().unwrap_or(f64::NAN)
+        ratios
+            .get((share * last).round() as usize)
+            .copied()
+            .unwrap_or(f64::NAN)
     };
     Ratio {
         median_s: median(a),
@@ -139,7 +142,10 @@ mod tests {
     #[test]
     fn ratio_of_constant_samples_has_a_point_interval() {
         let ratio = compare(&[2.0; 8], &[4.0; 8]);
-        assert_eq!((ratio.ratio, ratio.ratio_low, ratio.ratio_high), (0.5, 0.5, 0.5));
+        assert_eq!(
+            (ratio.ratio, ratio.ratio_low, ratio.ratio_high),
+            (0.5, 0.5, 0.5)
+        );
         assert_eq!((ratio.min_s, ratio.reference_min_s), (2.0, 4.0));
     }
 
@@ -147,7 +153,9 @@ mod tests {
     fn interval_brackets_the_ratio_and_shrinks_with_more_pairs() {
         let mut rng = SplitMix(1);
         let mut noisy = |n: usize, centre: f64| -> Vec<f64> {
-            (0..n).map(|_| centre + 0.1 * f64::from(rng.unit_variance())).collect()
+            (0..n)
+                .map(|_| centre + 0.1 * f64::from(rng.unit_variance()))
+                .collect()
         };
         let (few_a, few_b) = (noisy(6, 1.0), noisy(6, 2.0));
         let (many_a, many_b) = (noisy(200, 1.0), noisy(200, 2.0));
@@ -177,9 +185,14 @@ mod tests {
     #[test]
     fn generator_has_unit_variance() {
         let mut rng = SplitMix(7);
-        let draws: Vec<f64> = (0..100_000).map(|_| f64::from(rng.unit_variance())).collect();
+        let draws: Vec<f64> = (0..100_000)
+            .map(|_| f64::from(rng.unit_variance()))
+            .collect();
         let mean = draws.iter().sum::<f64>() / draws.len() as f64;
         let variance = draws.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / draws.len() as f64;
-        assert!(mean.abs() < 0.02 && (variance - 1.0).abs() < 0.02, "{mean} {variance}");
+        assert!(
+            mean.abs() < 0.02 && (variance - 1.0).abs() < 0.02,
+            "{mean} {variance}"
+        );
     }
 }

@@ -73,22 +73,33 @@ pub enum Error {
 impl Error {
     /// Shorthand for [`Error::Caller`].
     pub fn caller(field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self::Caller { field: field.into(), message: message.into() }
+        Self::Caller {
+            field: field.into(),
+            message: message.into(),
+        }
     }
 
     /// Shorthand for [`Error::Artifact`].
     pub fn artifact(path: impl AsRef<Path>, message: impl Into<String>) -> Self {
-        Self::Artifact { path: path.as_ref().to_owned(), message: message.into() }
+        Self::Artifact {
+            path: path.as_ref().to_owned(),
+            message: message.into(),
+        }
     }
 
     /// Shorthand for [`Error::Io`].
     pub fn io(path: impl AsRef<Path>, source: io::Error) -> Self {
-        Self::Io { path: path.as_ref().to_owned(), source }
+        Self::Io {
+            path: path.as_ref().to_owned(),
+            source,
+        }
     }
 
     /// Shorthand for [`Error::Local`].
     pub fn local(message: impl Into<String>) -> Self {
-        Self::Local { message: message.into() }
+        Self::Local {
+            message: message.into(),
+        }
     }
 
     /// Who has to act.
@@ -104,7 +115,10 @@ impl Error {
 
 impl From<candle_core::Error> for Error {
     fn from(source: candle_core::Error) -> Self {
-        Self::Tensor { context: "tensor operation".into(), source }
+        Self::Tensor {
+            context: "tensor operation".into(),
+            source,
+        }
     }
 }
 
@@ -116,6 +130,9 @@ pub trait Context<T> {
 
 impl<T> Context<T> for candle_core::Result<T> {
     fn context(self, context: impl FnOnce() -> String) -> Result<T> {
-        self.map_err(|source| Error::Tensor { context: context(), source })
+        self.map_err(|source| Error::Tensor {
+            context: context(),
+            source,
+        })
     }
 }

@@ -87,8 +87,11 @@ impl DitBlock {
     fn prepare(width: Width, work: &Path) -> Result<Self> {
         let cfg = config(width);
         let d = cfg.dim();
-        let name = |kind: &str| work.join(format!("dit-block-{}-{kind}.safetensors", width.variant));
-        let weights = once(name("weights"), |path| write_weights(path, &block_shapes(&cfg)))?;
+        let name =
+            |kind: &str| work.join(format!("dit-block-{}-{kind}.safetensors", width.variant));
+        let weights = once(name("weights"), |path| {
+            write_weights(path, &block_shapes(&cfg))
+        })?;
         let tokens = width.grid.iter().product();
         let x = unit("hidden_states", &[1, tokens, d])?;
         let context = unit("encoder_hidden_states", &[1, CONTEXT, d])?;
@@ -139,7 +142,8 @@ impl Case for DitBlock {
 
     fn run(&mut self, subject: Subject) -> Result<Tensor> {
         let forward = |cross: &CrossKeyValue| {
-            self.block.forward(&self.x, &self.modulation, 0, &self.rotary, cross)
+            self.block
+                .forward(&self.x, &self.modulation, 0, &self.rotary, cross)
         };
         Ok(match subject {
             // All rows are distinct, so none is repeated.
@@ -186,8 +190,16 @@ mod tests {
     fn released_widths_are_those_of_the_models() {
         let planned = list(Size::Full);
         assert_eq!(planned[0].name, "dit-block/5b");
-        assert!(planned[0].what.contains("width 3072, 24 heads, feed-forward 14336, 1024 tokens"));
-        assert!(planned[1].what.contains("width 5120, 40 heads, feed-forward 13824, 1024 tokens"));
+        assert!(
+            planned[0]
+                .what
+                .contains("width 3072, 24 heads, feed-forward 14336, 1024 tokens")
+        );
+        assert!(
+            planned[1]
+                .what
+                .contains("width 5120, 40 heads, feed-forward 13824, 1024 tokens")
+        );
     }
 
     #[test]
@@ -198,7 +210,10 @@ mod tests {
         let whole = case.run(Subject::Leoma).expect("a result");
         let cached = case.run(Subject::LeomaCachedKv).expect("a result");
         assert_eq!(whole.dims(), [32, 384]);
-        assert_eq!(crate::case::relative_l2(&cached, &whole).expect("a distance"), 0.0);
+        assert_eq!(
+            crate::case::relative_l2(&cached, &whole).expect("a distance"),
+            0.0
+        );
         assert!(case.run(Subject::Pytorch).is_err());
     }
 }

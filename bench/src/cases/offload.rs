@@ -29,13 +29,18 @@ pub(crate) fn measure(args: &RunArgs, work: &Path) -> Result<Offload> {
         None => this_program()?.with_file_name("leoma-node"),
     };
     if !node.is_file() {
-        bail!("there is no {}: build it with `cargo build --release`, or pass --node", node.display());
+        bail!(
+            "there is no {}: build it with `cargo build --release`, or pass --node",
+            node.display()
+        );
     }
     let model = work.join("offload");
     let expert_bytes = make_checkpoint(args.size, &model)?;
     let image = work.join("offload.png");
-    image::RgbImage::from_fn(SIDE as u32, SIDE as u32, |x, y| image::Rgb([x as u8, y as u8, 90]))
-        .save(&image)?;
+    image::RgbImage::from_fn(SIDE as u32, SIDE as u32, |x, y| {
+        image::Rgb([x as u8, y as u8, 90])
+    })
+    .save(&image)?;
     let peak_bytes = generate(&node, &model, &image, work)?;
     fs::remove_dir_all(&model)?;
     Ok(Offload {
@@ -89,7 +94,14 @@ fn generate(node: &Path, model: &Path, image: &Path, work: &Path) -> Result<u64>
         .arg(model)
         .arg("--image")
         .arg(image)
-        .args(["--prompt", "a red bird", "--preset", "diffusers", "--offload", "experts"])
+        .args([
+            "--prompt",
+            "a red bird",
+            "--preset",
+            "diffusers",
+            "--offload",
+            "experts",
+        ])
         .args(["--dtype", "f32", "--device", "cpu", "--num-frames", "5"])
         .args(["--num-inference-steps", "4", "--format", "json"])
         .args(["--height", &SIDE.to_string(), "--width", &SIDE.to_string()])
@@ -104,7 +116,11 @@ fn generate(node: &Path, model: &Path, image: &Path, work: &Path) -> Result<u64>
     let output = child.wait_with_output()?;
     if !output.status.success() {
         let text = fs::read_to_string(&log).unwrap_or_default();
-        bail!("leoma-node generate failed ({}): {}", output.status, text.trim());
+        bail!(
+            "leoma-node generate failed ({}): {}",
+            output.status,
+            text.trim()
+        );
     }
     // The process also reports its own peak; it cannot be less than what was seen from outside.
     let reported: Value = serde_json::from_slice(&output.stdout)
@@ -142,7 +158,11 @@ mod tests {
         let model = dir.path().join("model");
         let bytes = make_checkpoint(Size::Small, &model).unwrap();
         assert!(bytes > 1 << 20, "{bytes}");
-        assert!(model.join("transformer_2/diffusion_pytorch_model.safetensors").is_file());
+        assert!(
+            model
+                .join("transformer_2/diffusion_pytorch_model.safetensors")
+                .is_file()
+        );
         assert!(model.join("vae").is_dir() && model.join("text_encoder").is_dir());
     }
 }

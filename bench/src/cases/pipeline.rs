@@ -99,7 +99,10 @@ impl Pipeline {
             num_inference_steps: clip.steps,
             guidance_scale: GUIDANCE,
             guidance_scale_2: GUIDANCE,
-            flow_shift: checkpoint.scheduler_config().and_then(SchedulerConfig::shift).unwrap_or(5.0),
+            flow_shift: checkpoint
+                .scheduler_config()
+                .and_then(SchedulerConfig::shift)
+                .unwrap_or(5.0),
             boundary_ratio: checkpoint.boundary_ratio(),
             scheduler: SchedulerKind::UniPc,
             seed: SEED,
@@ -108,8 +111,19 @@ impl Pipeline {
         };
         let mut pipeline = WanPipeline::new(checkpoint, DType::F32, &Device::Cpu, Offload::None)?;
         pipeline.load(&mut Unobserved)?;
-        let image = if clip.with_image { Some(prepared(&pixels)?) } else { None };
-        Ok(Self { pipeline, params, image, clip, model, image_file })
+        let image = if clip.with_image {
+            Some(prepared(&pixels)?)
+        } else {
+            None
+        };
+        Ok(Self {
+            pipeline,
+            params,
+            image,
+            clip,
+            model,
+            image_file,
+        })
     }
 }
 
@@ -185,9 +199,14 @@ mod tests {
         let pixels = picture(32).expect("a picture");
         let image = prepared(&pixels).expect("an image");
         assert_eq!(image.dims(), [3, 32, 32]);
-        let values = image.flatten_all().and_then(|flat| flat.to_vec1::<f32>()).expect("values");
+        let values = image
+            .flatten_all()
+            .and_then(|flat| flat.to_vec1::<f32>())
+            .expect("values");
         assert!(values.iter().all(|value| value.abs() <= 1.0));
-        assert!(values.iter().any(|&value| value < -0.3) && values.iter().any(|&value| value > 0.3));
+        assert!(
+            values.iter().any(|&value| value < -0.3) && values.iter().any(|&value| value > 0.3)
+        );
     }
 
     #[test]

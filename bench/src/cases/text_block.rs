@@ -56,10 +56,16 @@ impl TextBlock {
             write_weights(path, &tensor_shapes(&cfg))
         })?;
         let mut rng = SplitMix(tokens as u64);
-        let tokens =
-            (0..tokens).map(|_| (rng.next() % cfg.vocab_size as u64) as u32).collect();
+        let tokens = (0..tokens)
+            .map(|_| (rng.next() % cfg.vocab_size as u64) as u32)
+            .collect();
         let encoder = Umt5Encoder::new(&cfg, open(&weights)?)?;
-        Ok(Self { encoder, cfg, tokens, weights })
+        Ok(Self {
+            encoder,
+            cfg,
+            tokens,
+            weights,
+        })
     }
 }
 
@@ -112,7 +118,10 @@ mod tests {
     fn small_layer_runs() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let mut case = (list(Size::Small).remove(0).prepare)(dir.path()).expect("ready");
-        assert_eq!(case.run(Subject::Leoma).expect("a result").dims(), [20, 256]);
+        assert_eq!(
+            case.run(Subject::Leoma).expect("a result").dims(),
+            [20, 256]
+        );
         assert!(case.run(Subject::Pytorch).is_err());
     }
 }

@@ -68,7 +68,11 @@ pub(crate) fn probe_memory(size: Size, work: &Path) -> Result<MemoryProbe> {
     let clip = case.run(Subject::Leoma)?;
     let peak_bytes = clock::peak_resident_bytes();
     drop(clip);
-    Ok(MemoryProbe { before_bytes, peak_bytes, peak_was_reset })
+    Ok(MemoryProbe {
+        before_bytes,
+        peak_bytes,
+        peak_was_reset,
+    })
 }
 
 impl VaeDecode {
@@ -77,11 +81,25 @@ impl VaeDecode {
         let [weights, inputs] = files(work);
         let weights = once(weights, |path| write_weights(path, &decoder_shapes(&cfg)))?;
         let cells = side(size) / cfg.scale_factor_spatial;
-        let latents =
-            unit("latents", &[1, cfg.z_dim, (FRAMES - 1) / cfg.scale_factor_temporal + 1, cells, cells])?;
+        let latents = unit(
+            "latents",
+            &[
+                1,
+                cfg.z_dim,
+                (FRAMES - 1) / cfg.scale_factor_temporal + 1,
+                cells,
+                cells,
+            ],
+        )?;
         let inputs = once(inputs, |path| write_inputs(path, &[("latents", &latents)]))?;
         let vae = AutoencoderKlWan::new(&cfg, open(&weights)?, VaeParts::Decoder)?;
-        Ok(Self { vae, size, latents: latents.squeeze(0)?, weights, inputs })
+        Ok(Self {
+            vae,
+            size,
+            latents: latents.squeeze(0)?,
+            weights,
+            inputs,
+        })
     }
 }
 

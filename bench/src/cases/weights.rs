@@ -30,16 +30,23 @@ pub(crate) fn unit(name: &str, shape: &[usize]) -> Result<Tensor> {
 
 /// Writes inputs under their names.
 pub(crate) fn write_inputs(path: &Path, inputs: &[(&str, &Tensor)]) -> Result<()> {
-    let named: HashMap<&str, Tensor> =
-        inputs.iter().map(|&(name, tensor)| (name, tensor.clone())).collect();
+    let named: HashMap<&str, Tensor> = inputs
+        .iter()
+        .map(|&(name, tensor)| (name, tensor.clone()))
+        .collect();
     Ok(candle_core::safetensors::save(&named, path)?)
 }
 
 /// Opens a weights file in float32 on the CPU.
 pub(crate) fn open(path: &Path) -> Result<VarBuilder> {
-    let tensors: BTreeMap<String, Tensor> =
-        candle_core::safetensors::load(path, &Device::Cpu)?.into_iter().collect();
-    Ok(VarBuilder::new(Arc::new(MemorySource::new(tensors)), DType::F32, &Device::Cpu))
+    let tensors: BTreeMap<String, Tensor> = candle_core::safetensors::load(path, &Device::Cpu)?
+        .into_iter()
+        .collect();
+    Ok(VarBuilder::new(
+        Arc::new(MemorySource::new(tensors)),
+        DType::F32,
+        &Device::Cpu,
+    ))
 }
 
 fn weight(name: &str, shape: &[usize]) -> Result<Tensor> {
@@ -77,7 +84,9 @@ fn random(name: &str, shape: &[usize], mean: f32, deviation: f32) -> Result<Tens
     });
     let mut rng = SplitMix(seed);
     let count = shape.iter().product();
-    let values: Vec<f32> = (0..count).map(|_| mean + deviation * rng.unit_variance()).collect();
+    let values: Vec<f32> = (0..count)
+        .map(|_| mean + deviation * rng.unit_variance())
+        .collect();
     Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
 }
 
@@ -90,14 +99,32 @@ mod tests {
     fn weights_are_reproducible_scaled_and_readable() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("w.safetensors");
-        let shapes: Shapes =
-            vec![("a.weight".into(), vec![64, 100]), ("a.norm.weight".into(), vec![500])];
+        let shapes: Shapes = vec![
+            ("a.weight".into(), vec![64, 100]),
+            ("a.norm.weight".into(), vec![500]),
+        ];
         write_weights(&path, &shapes).unwrap();
         let vb = open(&path).unwrap();
-        let read = vb.get([64, 100], "a.weight").unwrap().flatten_all().unwrap();
-        let again = weight("a.weight", &[64, 100]).unwrap().flatten_all().unwrap();
-        assert_eq!(read.to_vec1::<f32>().unwrap(), again.to_vec1::<f32>().unwrap());
-        let square = read.sqr().unwrap().mean_all().unwrap().to_scalar::<f32>().unwrap();
+        let read = vb
+            .get([64, 100], "a.weight")
+            .unwrap()
+            .flatten_all()
+            .unwrap();
+        let again = weight("a.weight", &[64, 100])
+            .unwrap()
+            .flatten_all()
+            .unwrap();
+        assert_eq!(
+            read.to_vec1::<f32>().unwrap(),
+            again.to_vec1::<f32>().unwrap()
+        );
+        let square = read
+            .sqr()
+            .unwrap()
+            .mean_all()
+            .unwrap()
+            .to_scalar::<f32>()
+            .unwrap();
         assert!((square.sqrt() - 0.1).abs() < 0.005, "{square}");
         let norm = vb.get([500], "a.norm.weight").unwrap();
         let mean = norm.mean_all().unwrap().to_scalar::<f32>().unwrap();

@@ -362,7 +362,7 @@ mod tests {
             for (row, expected) in reference.rows {
                 let off: Vec<f32> = out[row].iter().zip(&expected).map(|(a, b)| a - b).collect();
                 let error = (square(&off) / square(&expected)).sqrt();
-                assert!(error < 1e-6, "{n} tokens, row {row}: {error:e}");
+                assert!(error < 3e-6, "{n} tokens, row {row}: {error:e}");
             }
         }
     }

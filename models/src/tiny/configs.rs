@@ -34,7 +34,8 @@ impl Configs {
         let transformer = TransformerConfig {
             patch_size: [1, 2, 2],
             num_attention_heads: 2,
-            attention_head_dim: if kind == ModelKind::Ti2v5b { 32 } else { 48 },
+            // Not divisible by three: the rotary axes get unequal shares.
+            attention_head_dim: 32,
             in_channels: vae.z_dim
                 + if kind == ModelKind::I2vA14b {
                     mask_and_image
@@ -44,7 +45,7 @@ impl Configs {
             out_channels: vae.z_dim,
             text_dim: text.d_model,
             freq_dim: 256,
-            ffn_dim: if kind == ModelKind::Ti2v5b { 160 } else { 256 },
+            ffn_dim: 160,
             num_layers: 2,
             cross_attn_norm: true,
             qk_norm: Some("rms_norm_across_heads".into()),
@@ -178,7 +179,7 @@ fn vae(is_residual: bool) -> VaeConfig {
     let channels = if is_residual { 12 } else { 3 };
     VaeConfig {
         // Encoder and decoder of VAE 2.2 differ in width.
-        base_dim: if is_residual { 10 } else { 8 },
+        base_dim: if is_residual { 6 } else { 8 },
         decoder_base_dim: is_residual.then_some(8),
         z_dim,
         dim_mult: vec![1, 2, 4, 4],

@@ -102,7 +102,11 @@ pub struct VaeConfig {
 impl VaeConfig {
     /// Pixel frames per latent frame after the first.
     pub fn temporal_stride(&self) -> usize {
-        1 << self.temperal_downsample.iter().filter(|&&halved| halved).count()
+        1 << self
+            .temperal_downsample
+            .iter()
+            .filter(|&&halved| halved)
+            .count()
     }
 
     /// Pixels per latent cell along each side, pixel patch included. Read off the structure: the field

@@ -144,7 +144,10 @@ impl GenerateArgs {
 fn read_image(path: &Path) -> Result<Vec<u8>, crate::Error> {
     let limit = crate::media::ImageLimits::default().max_bytes;
     let unreadable = |error: std::io::Error| {
-        crate::Error::caller("image", format!("{} cannot be read: {error}", path.display()))
+        crate::Error::caller(
+            "image",
+            format!("{} cannot be read: {error}", path.display()),
+        )
     };
     let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
     if bytes > limit {
@@ -203,10 +206,14 @@ pub(super) fn run(args: GenerateArgs) -> Result<()> {
     let _ = ctrlc::set_handler(move || on_signal.store(true, Ordering::Relaxed));
 
     let visible = !args.no_progress && std::io::stderr().is_terminal();
-    let mut follow =
-        Follow { bars: Bars::new(visible), dump: args.dump.as_ref().map(|_| Dump::default()) };
-    let output =
-        Output { mp4: Some(args.output.clone()), frames_dir: args.frames_dir.clone() };
+    let mut follow = Follow {
+        bars: Bars::new(visible),
+        dump: args.dump.as_ref().map(|_| Dump::default()),
+    };
+    let output = Output {
+        mp4: Some(args.output.clone()),
+        frames_dir: args.frames_dir.clone(),
+    };
     let mut frames = args.dump.as_ref().map(|_| Dump::default());
     let report = generator.run(
         &settings,
@@ -267,7 +274,12 @@ fn print_config(settings: &Settings, args: &GenerateArgs) {
             let object = settings
                 .effective
                 .iter()
-                .map(|item| (item.name, json!({ "value": item.value, "origin": item.origin })))
+                .map(|item| {
+                    (
+                        item.name,
+                        json!({ "value": item.value, "origin": item.origin }),
+                    )
+                })
                 .collect::<std::collections::BTreeMap<_, _>>();
             println!("{}", json!(object));
         }
@@ -276,12 +288,21 @@ fn print_config(settings: &Settings, args: &GenerateArgs) {
 
 /// Finds out before minutes of work whether the result can be written.
 fn check_writable(path: &Path) -> Result<(), crate::Error> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
-    tempfile::Builder::new().prefix(".leoma-").tempfile_in(folder).map(drop).map_err(|error| {
-        crate::Error::caller(
-            "output",
-            format!("{} cannot be written ({error}); choose another folder", folder.display()),
-        )
-    })
+    tempfile::Builder::new()
+        .prefix(".leoma-")
+        .tempfile_in(folder)
+        .map(drop)
+        .map_err(|error| {
+            crate::Error::caller(
+                "output",
+                format!(
+                    "{} cannot be written ({error}); choose another folder",
+                    folder.display()
+                ),
+            )
+        })
 }

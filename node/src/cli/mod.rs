@@ -59,7 +59,10 @@ fn report(error: &anyhow::Error) -> ExitCode {
             .map(|error| (error.fault(), error.is_cancelled()))
             .or_else(|| {
                 cause.downcast_ref::<leoma_models::Error>().map(|error| {
-                    (error.fault(), matches!(error, leoma_models::Error::Cancelled))
+                    (
+                        error.fault(),
+                        matches!(error, leoma_models::Error::Cancelled),
+                    )
                 })
             })
     });

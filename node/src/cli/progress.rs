@@ -14,7 +14,10 @@ pub(super) struct Bars {
 
 impl Bars {
     pub(super) fn new(visible: bool) -> Self {
-        Self { current: None, visible }
+        Self {
+            current: None,
+            visible,
+        }
     }
 
     pub(super) fn progress(&mut self, stage: Stage, done: usize, total: usize) {
@@ -29,8 +32,11 @@ impl Bars {
     }
 
     fn bar(&self, stage: Stage, total: usize) -> ProgressBar {
-        let target =
-            if self.visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let target = if self.visible {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
         let bar = ProgressBar::with_draw_target(Some(total as u64), target);
         let template = "{prefix:>12} [{bar:30}] {pos}/{len}  {elapsed} elapsed, {eta} left{step}";
         if let Ok(style) = ProgressStyle::with_template(template) {
@@ -40,7 +46,11 @@ impl Bars {
                     let _ = write!(out, ", {seconds:.2} s/step");
                 }
             };
-            bar.set_style(style.with_key("step", seconds_per_step).progress_chars("=> "));
+            bar.set_style(
+                style
+                    .with_key("step", seconds_per_step)
+                    .progress_chars("=> "),
+            );
         }
         bar.set_prefix(stage.name());
         bar.enable_steady_tick(Duration::from_millis(500));

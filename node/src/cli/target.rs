@@ -18,7 +18,10 @@ impl FromStr for DtypeArg {
             "bf16" => DType::BF16,
             "f16" => DType::F16,
             _ => {
-                return Err(Error::caller("dtype", format!("`{name}` is not one of f32, bf16, f16")));
+                return Err(Error::caller(
+                    "dtype",
+                    format!("`{name}` is not one of f32, bf16, f16"),
+                ));
             }
         }))
     }
@@ -39,8 +42,12 @@ impl FromStr for DeviceArg {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        let wrong =
-            || Error::caller("device", format!("`{name}` is not one of cpu, cuda, cuda:N, auto"));
+        let wrong = || {
+            Error::caller(
+                "device",
+                format!("`{name}` is not one of cpu, cuda, cuda:N, auto"),
+            )
+        };
         match name {
             "cpu" => Ok(Self::Cpu),
             "auto" => Ok(Self::Auto),

@@ -22,15 +22,19 @@ impl Dump {
     /// When the tensor cannot be copied to the host.
     pub fn tensor(&mut self, name: &str, tensor: &Tensor) -> Result<()> {
         let tensor = tensor.to_device(&Device::Cpu)?;
-        let tensor =
-            if tensor.dtype().is_float() { tensor.to_dtype(DType::F32)? } else { tensor };
+        let tensor = if tensor.dtype().is_float() {
+            tensor.to_dtype(DType::F32)?
+        } else {
+            tensor
+        };
         self.tensors.insert(name.to_owned(), tensor.contiguous()?);
         Ok(())
     }
 
     /// Appends decoded frames, `[3, f, H, W]` f32.
     pub(crate) fn decoded(&mut self, frames: &Tensor) -> Result<()> {
-        self.decoded.push(frames.to_device(&Device::Cpu)?.contiguous()?);
+        self.decoded
+            .push(frames.to_device(&Device::Cpu)?.contiguous()?);
         Ok(())
     }
 
@@ -62,18 +66,24 @@ impl Dump {
         let [height, width] = self.frame_size;
         if height * width > 0 {
             let frames = self.frames_u8.len() / (3 * height * width);
-            let tensor = Tensor::from_vec(self.frames_u8, (frames, height, width, 3), &Device::Cpu)?;
+            let tensor =
+                Tensor::from_vec(self.frames_u8, (frames, height, width, 3), &Device::Cpu)?;
             self.tensors.insert("frames_u8".into(), tensor);
         }
         let bytes = safetensors::serialize(&self.tensors, None)
             .map_err(|error| Error::local(format!("{}: {error}", path.display())))?;
-        let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let folder = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
         let folder = folder.unwrap_or(Path::new("."));
         let mut file =
             tempfile::NamedTempFile::new_in(folder).map_err(|error| Error::io(folder, error))?;
         std::io::Write::write_all(&mut file, &bytes).map_err(|error| Error::io(path, error))?;
-        file.as_file().sync_all().map_err(|error| Error::io(path, error))?;
-        file.persist(path).map_err(|error| Error::io(path, error.error))?;
+        file.as_file()
+            .sync_all()
+            .map_err(|error| Error::io(path, error))?;
+        file.persist(path)
+            .map_err(|error| Error::io(path, error.error))?;
         Ok(())
     }
 }

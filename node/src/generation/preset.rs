@@ -61,9 +61,15 @@ impl FromStr for Preset {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self, Error> {
-        Self::ALL.into_iter().find(|preset| preset.name() == name).ok_or_else(|| {
-            Error::caller("preset", format!("`{name}` is not one of leoma, diffusers, official"))
-        })
+        Self::ALL
+            .into_iter()
+            .find(|preset| preset.name() == name)
+            .ok_or_else(|| {
+                Error::caller(
+                    "preset",
+                    format!("`{name}` is not one of leoma, diffusers, official"),
+                )
+            })
     }
 }
 
@@ -208,14 +214,20 @@ mod tests {
             assert_eq!(preset.name().parse::<Preset>().unwrap(), preset);
         }
         let error = "fast".parse::<Preset>().unwrap_err().to_string();
-        assert!(error.contains("preset") && error.contains("leoma"), "{error}");
+        assert!(
+            error.contains("preset") && error.contains("leoma"),
+            "{error}"
+        );
     }
 
     #[test]
     fn noise_sources_of_all_presets_exist() {
         for preset in Preset::ALL {
             let name = preset.values(ModelKind::I2vA14b).noise_source;
-            assert!(name.parse::<leoma_models::noise::NoiseSource>().is_ok(), "{name}");
+            assert!(
+                name.parse::<leoma_models::noise::NoiseSource>().is_ok(),
+                "{name}"
+            );
         }
     }
 }

@@ -81,9 +81,12 @@ pub struct Resolver {
 impl Resolver {
     /// A resolver for one checkpoint.
     pub fn new(checkpoint: Checkpoint) -> Self {
-        let defaults =
-            ModelDefaults::of(&checkpoint, WanPipeline::size_multiple(&checkpoint));
-        Self { checkpoint, defaults, limits: ImageLimits::default() }
+        let defaults = ModelDefaults::of(&checkpoint, WanPipeline::size_multiple(&checkpoint));
+        Self {
+            checkpoint,
+            defaults,
+            limits: ImageLimits::default(),
+        }
     }
 
     /// What the checkpoint says about its own defaults.
@@ -189,8 +192,7 @@ impl Generator {
         observer: &mut dyn Observer,
         cancelled: &dyn Fn() -> bool,
     ) -> Result<Report> {
-        let make =
-            |options: &Mp4Options| Ok(Some(Mp4Writer::create_in_memory(scratch, options)?));
+        let make = |options: &Mp4Options| Ok(Some(Mp4Writer::create_in_memory(scratch, options)?));
         let output = Output::default();
         let (mut report, writer) =
             self.run_with(settings, image, &output, make, observer, None, cancelled)?;
@@ -214,7 +216,9 @@ impl Generator {
     ) -> Result<(Report, Option<Mp4Writer>)> {
         let params = &settings.params;
         let start = Instant::now();
-        let first_frame = image.map(|image| first_frame(image, settings)).transpose()?;
+        let first_frame = image
+            .map(|image| first_frame(image, settings))
+            .transpose()?;
         let prepare_s = start.elapsed().as_secs_f64();
 
         let mut frames = FrameSink {
@@ -323,7 +327,10 @@ fn first_frame(image: &RgbImage8, settings: &Settings) -> Result<Tensor> {
     };
     let prepared = media::prepare(image, rule, height, width)?;
     let shape = (3, prepared.height, prepared.width);
-    Ok(Tensor::from_vec(prepared.pixels, shape, &Device::Cpu).map_err(leoma_models::Error::from)?)
+    Ok(
+        Tensor::from_vec(prepared.pixels, shape, &Device::Cpu)
+            .map_err(leoma_models::Error::from)?,
+    )
 }
 
 fn mp4_options(settings: &Settings, digest: &str) -> Mp4Options {

@@ -72,7 +72,9 @@ impl ModelDefaults {
     pub fn of(checkpoint: &Checkpoint, size_multiple: [usize; 2]) -> Self {
         Self {
             kind: checkpoint.kind(),
-            flow_shift: checkpoint.scheduler_config().and_then(|config| config.flow_shift),
+            flow_shift: checkpoint
+                .scheduler_config()
+                .and_then(|config| config.flow_shift),
             boundary_ratio: checkpoint.boundary_ratio(),
             temporal_stride: checkpoint.vae_config().temporal_stride(),
             size_multiple,
@@ -138,16 +140,29 @@ pub struct Settings {
 impl Settings {
     /// The effective values as one JSON object.
     pub fn parameters(&self) -> serde_json::Map<String, Value> {
-        self.effective.iter().map(|item| (item.name.to_owned(), item.value.clone())).collect()
+        self.effective
+            .iter()
+            .map(|item| (item.name.to_owned(), item.value.clone()))
+            .collect()
     }
 
     /// The effective values as lines `name = value  (origin)`.
     pub fn table(&self) -> String {
-        let width = self.effective.iter().map(|item| item.name.len()).max().unwrap_or(0);
+        let width = self
+            .effective
+            .iter()
+            .map(|item| item.name.len())
+            .max()
+            .unwrap_or(0);
         self.effective
             .iter()
             .map(|item| {
-                format!("{:width$} = {}  ({})\n", item.name, item.value, item.origin.name())
+                format!(
+                    "{:width$} = {}  ({})\n",
+                    item.name,
+                    item.value,
+                    item.origin.name()
+                )
             })
             .collect()
     }
@@ -158,7 +173,11 @@ struct Decisions(Vec<Effective>);
 
 impl Decisions {
     fn note(&mut self, name: &'static str, value: impl Into<Value>, origin: Origin) {
-        self.0.push(Effective { name, value: value.into(), origin });
+        self.0.push(Effective {
+            name,
+            value: value.into(),
+            origin,
+        });
     }
 
     /// The first candidate that is set, else the preset's.
@@ -197,7 +216,10 @@ pub fn resolve(
 
     validate_prompt("prompt", &request.prompt)?;
     if clean_prompt(&request.prompt).is_empty() {
-        return Err(NodeError::caller("prompt", "is empty; describe what should happen in the clip"));
+        return Err(NodeError::caller(
+            "prompt",
+            "is empty; describe what should happen in the clip",
+        ));
     }
     if let Some(negative) = &request.negative_prompt {
         validate_prompt("negative_prompt", negative)?;
@@ -220,7 +242,11 @@ pub fn resolve(
     }
     let num_frames = round_frames(asked, model.temporal_stride);
     let origin = if num_frames == asked {
-        if request.num_frames.is_some() { Request } else { Origin::Preset }
+        if request.num_frames.is_some() {
+            Request
+        } else {
+            Origin::Preset
+        }
     } else {
         warnings.push(format!(
             "num_frames: {asked} is not {}n + 1; making {num_frames} frames",
@@ -234,14 +260,17 @@ pub fn resolve(
     let asked_width = request.width.unwrap_or(defaults.width);
     for (field, size) in [("height", asked_height), ("width", asked_width)] {
         if size == 0 || size > MAX_SIDE {
-            return Err(NodeError::caller(field, format!("{size} is not between 1 and {MAX_SIDE}")));
+            return Err(NodeError::caller(
+                field,
+                format!("{size} is not between 1 and {MAX_SIDE}"),
+            ));
         }
     }
     let (height, width) = match image_size {
         // A picture of the asked size is used as it is; only other sizes go through the rule.
-        Some([h, w]) if [h, w] != [asked_height, asked_width] => {
-            defaults.image_preparation.output_size(h, w, asked_height, asked_width)?
-        }
+        Some([h, w]) if [h, w] != [asked_height, asked_width] => defaults
+            .image_preparation
+            .output_size(h, w, asked_height, asked_width)?,
         _ => (asked_height, asked_width),
     };
     for (name, value, asked, requested) in [
@@ -260,7 +289,10 @@ pub fn resolve(
 
     let fps = decisions.pick("fps", &[(request.fps, Request)], defaults.fps);
     if !(1..=240).contains(&fps) {
-        return Err(NodeError::caller("fps", format!("{fps} is not between 1 and 240")));
+        return Err(NodeError::caller(
+            "fps",
+            format!("{fps} is not between 1 and 240"),
+        ));
     }
     let num_inference_steps = decisions.pick(
         "num_inference_steps",
@@ -268,7 +300,10 @@ pub fn resolve(
         defaults.num_inference_steps,
     );
     if num_inference_steps == 0 {
-        return Err(NodeError::caller("num_inference_steps", "is 0; at least 1 step is needed"));
+        return Err(NodeError::caller(
+            "num_inference_steps",
+            "is 0; at least 1 step is needed",
+        ));
     }
     let guidance_scale = decisions.pick(
         "guidance_scale",
@@ -282,12 +317,18 @@ pub fn resolve(
         // diffusers: one guidance scale serves both experts unless a second one is given.
         guidance_scale_2 = decisions.pick(
             "guidance_scale_2",
-            &[(request.guidance_scale_2, Request), (request.guidance_scale, Derived)],
+            &[
+                (request.guidance_scale_2, Request),
+                (request.guidance_scale, Derived),
+            ],
             defaults.guidance_scale_2,
         );
         boundary_ratio = Some(decisions.pick(
             "boundary_ratio",
-            &[(request.boundary_ratio, Request), (model.boundary_ratio, Checkpoint)],
+            &[
+                (request.boundary_ratio, Request),
+                (model.boundary_ratio, Checkpoint),
+            ],
             defaults.boundary_ratio.unwrap_or(0.9),
         ));
     } else {
@@ -303,16 +344,24 @@ pub fn resolve(
             }
         }
     }
-    let checkpoint_shift = model.flow_shift.filter(|_| !preset.ignores_checkpoint_shift());
+    let checkpoint_shift = model
+        .flow_shift
+        .filter(|_| !preset.ignores_checkpoint_shift());
     let flow_shift = decisions.pick(
         "flow_shift",
-        &[(request.flow_shift, Request), (checkpoint_shift, Checkpoint)],
+        &[
+            (request.flow_shift, Request),
+            (checkpoint_shift, Checkpoint),
+        ],
         defaults.flow_shift,
     );
 
     let scheduler = request.scheduler.unwrap_or(SchedulerKind::UniPc);
-    let scheduler_origin =
-        if request.scheduler.is_some() { Request } else { Origin::Preset };
+    let scheduler_origin = if request.scheduler.is_some() {
+        Request
+    } else {
+        Origin::Preset
+    };
     decisions.note("scheduler", scheduler.to_string(), scheduler_origin);
     // Refuses step counts and shifts that the sampler cannot use, before anything is loaded.
     leoma_models::scheduler::build(scheduler, num_inference_steps, flow_shift)?;
@@ -325,10 +374,17 @@ pub fn resolve(
     decisions.note("noise_source", noise.to_string(), noise_origin);
     let crf = decisions.pick("crf", &[(request.crf, Request)], defaults.crf);
     if crf > 51 {
-        return Err(NodeError::caller("crf", format!("{crf} is not between 0 and 51")));
+        return Err(NodeError::caller(
+            "crf",
+            format!("{crf} is not between 0 and 51"),
+        ));
     }
     decisions.note("rounding", defaults.rounding.name(), Origin::Preset);
-    decisions.note("image_preparation", defaults.image_preparation.name(), Origin::Preset);
+    decisions.note(
+        "image_preparation",
+        defaults.image_preparation.name(),
+        Origin::Preset,
+    );
 
     let params = GenerateParams {
         prompt: request.prompt.clone(),
@@ -366,7 +422,11 @@ const MAX_SIDE: usize = 4_096;
 
 /// diffusers' rule: counts that are not `stride * n + 1` become `stride * floor(count / stride) + 1`.
 fn round_frames(count: usize, stride: usize) -> usize {
-    if count % stride == 1 % stride { count } else { count / stride * stride + 1 }
+    if count % stride == 1 % stride {
+        count
+    } else {
+        count / stride * stride + 1
+    }
 }
 
 fn check_multiple(field: &str, size: usize, multiple: usize) -> Result<()> {
@@ -377,7 +437,9 @@ fn check_multiple(field: &str, size: usize, multiple: usize) -> Result<()> {
     let above = (size / multiple + 1) * multiple;
     Err(Error::caller(
         field,
-        format!("{size} is not a multiple of {multiple}, which this model needs; try {below} or {above}"),
+        format!(
+            "{size} is not a multiple of {multiple}, which this model needs; try {below} or {above}"
+        ),
     ))
 }
 
@@ -385,11 +447,15 @@ fn check_multiple(field: &str, size: usize, multiple: usize) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Caller`] when both are given.
-pub fn noise_source(file: Option<PathBuf>, name: Option<NoiseSource>) -> Result<Option<NoiseSource>> {
+pub fn noise_source(
+    file: Option<PathBuf>,
+    name: Option<NoiseSource>,
+) -> Result<Option<NoiseSource>> {
     match (file, name) {
-        (Some(_), Some(_)) => {
-            Err(Error::caller("noise", "give either a file or a noise source, not both"))
-        }
+        (Some(_), Some(_)) => Err(Error::caller(
+            "noise",
+            "give either a file or a noise source, not both",
+        )),
         (Some(path), None) => Ok(Some(NoiseSource::File(path))),
         (None, name) => Ok(name),
     }

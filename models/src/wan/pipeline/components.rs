@@ -27,7 +27,10 @@ impl std::str::FromStr for Offload {
         match name {
             "none" => Ok(Self::None),
             "experts" => Ok(Self::Experts),
-            _ => Err(Error::caller("offload", format!("`{name}` is not one of none, experts"))),
+            _ => Err(Error::caller(
+                "offload",
+                format!("`{name}` is not one of none, experts"),
+            )),
         }
     }
 }
@@ -128,7 +131,9 @@ impl Components {
             self.text = Some(Umt5Encoder::new(self.checkpoint.text_config(), vb)?);
             self.load_s += start.elapsed().as_secs_f64();
         }
-        self.text.as_ref().ok_or_else(|| Error::local("text encoder is gone"))
+        self.text
+            .as_ref()
+            .ok_or_else(|| Error::local("text encoder is gone"))
     }
 
     /// Drops the text encoder when experts are offloaded.
@@ -141,7 +146,8 @@ impl Components {
 
     /// The VAE with at least the parts asked for.
     pub(super) fn vae(&mut self, parts: VaeParts) -> Result<&AutoencoderKlWan> {
-        let enough = matches!(&self.vae, Some((_, have)) if *have == parts || *have == VaeParts::Both);
+        let enough =
+            matches!(&self.vae, Some((_, have)) if *have == parts || *have == VaeParts::Both);
         if !enough {
             let start = Instant::now();
             // Without offloading the VAE serves many requests: take all of it at once. A part that is
@@ -151,8 +157,10 @@ impl Components {
                 _ => VaeParts::Both,
             };
             let vb = self.builder(Component::Vae)?;
-            self.vae =
-                Some((AutoencoderKlWan::new(self.checkpoint.vae_config(), vb, parts)?, parts));
+            self.vae = Some((
+                AutoencoderKlWan::new(self.checkpoint.vae_config(), vb, parts)?,
+                parts,
+            ));
             self.load_s += start.elapsed().as_secs_f64();
         }
         self.vae
@@ -175,7 +183,9 @@ impl Components {
             self.experts[index] = Some(WanTransformer3d::new(cfg, &vb)?);
             self.load_s += start.elapsed().as_secs_f64();
         }
-        self.experts[index].as_ref().ok_or_else(|| Error::local("expert is gone"))
+        self.experts[index]
+            .as_ref()
+            .ok_or_else(|| Error::local("expert is gone"))
     }
 
     /// Drops the experts when they are offloaded: decoding needs the memory more.

@@ -93,7 +93,9 @@ impl WanPipeline {
     /// Pixels along height and width that one token covers: sizes must be multiples of it.
     pub fn size_multiple(checkpoint: &Checkpoint) -> [usize; 2] {
         let stride = checkpoint.vae_config().spatial_stride();
-        let patch = checkpoint.transformer_config(crate::weights::Component::Transformer).patch_size;
+        let patch = checkpoint
+            .transformer_config(crate::weights::Component::Transformer)
+            .patch_size;
         [stride * patch[1], stride * patch[2]]
     }
 
@@ -119,7 +121,10 @@ impl WanPipeline {
             && image.dims() != [3, params.height, params.width]
         {
             let (found, h, w) = (image.dims(), params.height, params.width);
-            return Err(Error::caller("image", format!("is {found:?}, expected [3, {h}, {w}]")));
+            return Err(Error::caller(
+                "image",
+                format!("is {found:?}, expected [3, {h}, {w}]"),
+            ));
         }
         self.components.take_load_time();
         let mut timings = Timings::default();
@@ -180,8 +185,7 @@ impl WanPipeline {
             ));
         }
         let [mh, mw] = Self::size_multiple(checkpoint);
-        for (field, size, multiple) in
-            [("height", params.height, mh), ("width", params.width, mw)]
+        for (field, size, multiple) in [("height", params.height, mh), ("width", params.width, mw)]
         {
             if size % multiple != 0 {
                 let below = (size / multiple * multiple).max(multiple);
@@ -242,7 +246,9 @@ impl WanPipeline {
                 let padded = self.padded_tokens(&ids)?;
                 observer.tensor(&format!("tokens.{name}"), &padded)?;
                 let (n, _) = embedded.dims2()?;
-                let padded = embedded.pad_with_zeros(0, 0, CONTEXT_LEN - n)?.unsqueeze(0)?;
+                let padded = embedded
+                    .pad_with_zeros(0, 0, CONTEXT_LEN - n)?
+                    .unsqueeze(0)?;
                 observer.tensor(&format!("text.{name}"), &padded)?;
             }
             rows.push(embedded);
@@ -272,7 +278,10 @@ impl WanPipeline {
             params.height / vae.spatial_stride(),
             params.width / vae.spatial_stride(),
         ];
-        Ok(params.noise.sample(params.seed, &shape)?.to_device(self.components.device())?)
+        Ok(params
+            .noise
+            .sample(params.seed, &shape)?
+            .to_device(self.components.device())?)
     }
 
     fn encode_image(
@@ -281,15 +290,24 @@ impl WanPipeline {
         image: Option<&Tensor>,
         observer: &mut dyn Observer,
     ) -> Result<Condition> {
-        let Some(image) = image else { return Ok(Condition::None) };
+        let Some(image) = image else {
+            return Ok(Condition::None);
+        };
         observer.progress(Stage::ImageEncode, 0, 1);
         let device = self.components.device().clone();
         let image = image.to_device(&device)?;
         let kind = self.checkpoint().kind();
         let temporal = self.checkpoint().vae_config().temporal_stride();
         // The I2V condition covers the clip; the 5B model sees the image as a clip of one frame.
-        let frames = if kind == ModelKind::Ti2v5b { 1 } else { params.num_frames };
-        let latents = self.components.vae(VaeParts::Encoder)?.encode_image(&image, frames)?;
+        let frames = if kind == ModelKind::Ti2v5b {
+            1
+        } else {
+            params.num_frames
+        };
+        let latents = self
+            .components
+            .vae(VaeParts::Encoder)?
+            .encode_image(&image, frames)?;
         let condition = if kind == ModelKind::Ti2v5b {
             if observer.wants_tensors() {
                 observer.tensor("image_latents", &latents.unsqueeze(0)?)?;
@@ -343,10 +361,15 @@ impl WanPipeline {
                 drop(prepared.take());
                 prepared = Some((expert, self.contexts(expert, embeds)?));
             }
-            let Some((_, contexts)) = &prepared else { continue };
+            let Some((_, contexts)) = &prepared else {
+                continue;
+            };
             let model = self.components.expert(expert)?;
             let input = condition.model_input(&latents)?;
-            let timestep = ClipTimestep { t, first_frame: condition.first_frame_timestep() };
+            let timestep = ClipTimestep {
+                t,
+                first_frame: condition.first_frame_timestep(),
+            };
             let cond = model.forward(&input, timestep, &contexts.cond, cancelled)?;
             if observer.wants_tensors() {
                 observer.tensor(&format!("velocity_cond.{step:02}"), &cond.unsqueeze(0)?)?;
@@ -376,7 +399,11 @@ impl WanPipeline {
         let model = self.components.expert(expert)?;
         Ok(Contexts {
             cond: model.encode_context(&embeds.cond)?,
-            uncond: embeds.uncond.as_ref().map(|rows| model.encode_context(rows)).transpose()?,
+            uncond: embeds
+                .uncond
+                .as_ref()
+                .map(|rows| model.encode_context(rows))
+                .transpose()?,
         })
     }
 
@@ -407,7 +434,11 @@ impl WanPipeline {
 
     /// A broken checkpoint shows as NaN here: say so instead of returning black frames.
     fn check_finite(&self, latents: &Tensor) -> Result<()> {
-        let sum = latents.abs()?.sum_all()?.to_dtype(DType::F32)?.to_scalar::<f32>()?;
+        let sum = latents
+            .abs()?
+            .sum_all()?
+            .to_dtype(DType::F32)?
+            .to_scalar::<f32>()?;
         if sum.is_finite() {
             return Ok(());
         }
@@ -420,5 +451,9 @@ impl WanPipeline {
 }
 
 fn stop_if(cancelled: &dyn Fn() -> bool) -> Result<()> {
-    if cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+    if cancelled() {
+        Err(Error::Cancelled)
+    } else {
+        Ok(())
+    }
 }

@@ -52,20 +52,30 @@ impl GenerateParams {
     /// # Errors
     /// [`Error::Caller`] naming the field.
     pub fn validate(&self) -> Result<()> {
-        for (field, value) in
-            [("guidance_scale", self.guidance_scale), ("guidance_scale_2", self.guidance_scale_2)]
-        {
+        for (field, value) in [
+            ("guidance_scale", self.guidance_scale),
+            ("guidance_scale_2", self.guidance_scale_2),
+        ] {
             if !(0.0..=100.0).contains(&value) {
-                return Err(Error::caller(field, format!("{value} is not between 0 and 100")));
+                return Err(Error::caller(
+                    field,
+                    format!("{value} is not between 0 and 100"),
+                ));
             }
         }
         if let Some(ratio) = self.boundary_ratio
             && !(0.0..=1.0).contains(&ratio)
         {
-            return Err(Error::caller("boundary_ratio", format!("{ratio} is not between 0 and 1")));
+            return Err(Error::caller(
+                "boundary_ratio",
+                format!("{ratio} is not between 0 and 1"),
+            ));
         }
         if self.num_frames == 0 {
-            return Err(Error::caller("num_frames", "0 frames make no clip; ask for at least 1"));
+            return Err(Error::caller(
+                "num_frames",
+                "0 frames make no clip; ask for at least 1",
+            ));
         }
         if self.height == 0 || self.width == 0 {
             return Err(Error::caller(

@@ -70,7 +70,13 @@ impl Attention {
     /// q `[L, N, D]`, k and v `[S, N, D]` → projected `[L, d]`.
     fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         let scale = 1.0 / (self.head_dim as f64).sqrt();
-        let out = attention(&q.unsqueeze(0)?, &k.unsqueeze(0)?, &v.unsqueeze(0)?, scale, None)?;
+        let out = attention(
+            &q.unsqueeze(0)?,
+            &k.unsqueeze(0)?,
+            &v.unsqueeze(0)?,
+            scale,
+            None,
+        )?;
         Ok(self.to_out.forward(&out.squeeze(0)?.flatten_from(1)?)?) // [L, N, D] → [L, d]
     }
 }
@@ -100,7 +106,10 @@ impl WanTransformerBlock {
     pub fn new(cfg: &TransformerConfig, vb: &VarBuilder) -> Result<Self> {
         let d = cfg.dim();
         let norm2 = if cfg.cross_attn_norm {
-            Some((vb.get_f32([d], "norm2.weight")?, vb.get_f32([d], "norm2.bias")?))
+            Some((
+                vb.get_f32([d], "norm2.weight")?,
+                vb.get_f32([d], "norm2.bias")?,
+            ))
         } else {
             None
         };
@@ -127,7 +136,10 @@ impl WanTransformerBlock {
                 0 => Ok(x.narrow(0, 0, x.dim(0)? - 1)?.contiguous()?),
                 _ => {
                     let (_, n, d) = x.dims3()?;
-                    Ok(Tensor::cat(&[&x, &last.expand((repeat - 1, n, d))?.contiguous()?], 0)?)
+                    Ok(Tensor::cat(
+                        &[&x, &last.expand((repeat - 1, n, d))?.contiguous()?],
+                        0,
+                    )?)
                 }
             }
         };
@@ -164,11 +176,18 @@ impl WanTransformerBlock {
             Some((weight, bias)) => layer_norm(&x, Some((weight, bias)), self.eps)?,
             None => x.clone(),
         };
-        let x = (x + self.attn2.attend(&self.attn2.query(&normed)?, &cross.k, &cross.v)?)?;
+        let x = (x + self
+            .attn2
+            .attend(&self.attn2.query(&normed)?, &cross.k, &cross.v)?)?;
         drop(normed);
 
         let hidden = layer_norm_modulate(&x, &row(4)?, &row(3)?, first, self.eps)?;
         let hidden = self.ffn_in.forward_act(&hidden, Activation::GeluTanh)?;
-        Ok(gate_residual(&x, &self.ffn_out.forward(&hidden)?, &row(5)?, first)?)
+        Ok(gate_residual(
+            &x,
+            &self.ffn_out.forward(&hidden)?,
+            &row(5)?,
+            first,
+        )?)
     }
 }

@@ -51,8 +51,11 @@ impl ConditionEmbedder {
     /// Embeds `R` distinct timesteps.
     pub fn time(&self, timesteps: &[f64], device: &Device) -> Result<TimeRows> {
         let rows = timesteps.len();
-        let sinusoid =
-            Tensor::from_vec(sinusoid(timesteps, self.freq_dim), (rows, self.freq_dim), device)?;
+        let sinusoid = Tensor::from_vec(
+            sinusoid(timesteps, self.freq_dim),
+            (rows, self.freq_dim),
+            device,
+        )?;
         let hidden = self.time_1.forward_act(&sinusoid, Activation::Silu)?;
         let temb = self.time_2.forward(&hidden)?.to_dtype(self.dtype)?;
         let modulation = self.time_proj.forward(&silu(&temb)?)?;
@@ -65,7 +68,9 @@ impl ConditionEmbedder {
 
     /// Projects text rows `[n, text_dim]` to `[n, d]`.
     pub fn text(&self, rows: &Tensor) -> Result<Tensor> {
-        let hidden = self.text_1.forward_act(&rows.to_dtype(self.dtype)?, Activation::GeluTanh)?;
+        let hidden = self
+            .text_1
+            .forward_act(&rows.to_dtype(self.dtype)?, Activation::GeluTanh)?;
         Ok(self.text_2.forward(&hidden)?)
     }
 }

@@ -85,7 +85,10 @@ impl WanTransformer3d {
     pub fn encode_context(&self, text: &Tensor) -> Result<TextContext> {
         let (n, text_dim) = text.dims2()?;
         if n > CONTEXT_LEN {
-            return Err(Error::caller("prompt", format!("{n} tokens; at most {CONTEXT_LEN}")));
+            return Err(Error::caller(
+                "prompt",
+                format!("{n} tokens; at most {CONTEXT_LEN}"),
+            ));
         }
         let zero = Tensor::zeros((1, text_dim), text.dtype(), text.device())?;
         let context = self.condition.text(&Tensor::cat(&[text, &zero], 0)?)?; // [n + 1, d]
@@ -124,19 +127,21 @@ impl WanTransformer3d {
             if cancelled() {
                 return Err(Error::Cancelled);
             }
-            x = block.forward(&x, &time.modulation, first, &rotary, cross).map_err(|error| {
-                match error {
+            x = block
+                .forward(&x, &time.modulation, first, &rotary, cross)
+                .map_err(|error| match error {
                     Error::Tensor { context, source } => Error::Tensor {
                         context: format!("transformer block {index}: {context}"),
                         source,
                     },
                     other => other,
-                }
-            })?;
+                })?;
         }
 
         // [1, 2, d] + [R, 1, d] → shift and scale, [R, d] each.
-        let head = self.scale_shift_table.broadcast_add(&time.temb.unsqueeze(1)?)?;
+        let head = self
+            .scale_shift_table
+            .broadcast_add(&time.temb.unsqueeze(1)?)?;
         let shift = head.narrow(1, 0, 1)?.squeeze(1)?.contiguous()?;
         let scale = head.narrow(1, 1, 1)?.squeeze(1)?.contiguous()?;
         let x = layer_norm_modulate(&x, &scale, &shift, first, self.cfg.eps)?;
@@ -185,20 +190,48 @@ pub fn tensor_shapes(cfg: &TransformerConfig) -> Vec<(String, Vec<usize>)> {
         shapes.push((format!("{name}.weight"), vec![outputs, inputs]));
         shapes.push((format!("{name}.bias"), vec![outputs]));
     };
-    shapes.push(("patch_embedding.weight".into(), vec![d, cfg.in_channels, pt, ph, pw]));
+    shapes.push((
+        "patch_embedding.weight".into(),
+        vec![d, cfg.in_channels, pt, ph, pw],
+    ));
     shapes.push(("patch_embedding.bias".into(), vec![d]));
     let condition = "condition_embedder";
-    linear(&mut shapes, &format!("{condition}.time_embedder.linear_1"), cfg.freq_dim, d);
-    linear(&mut shapes, &format!("{condition}.time_embedder.linear_2"), d, d);
+    linear(
+        &mut shapes,
+        &format!("{condition}.time_embedder.linear_1"),
+        cfg.freq_dim,
+        d,
+    );
+    linear(
+        &mut shapes,
+        &format!("{condition}.time_embedder.linear_2"),
+        d,
+        d,
+    );
     linear(&mut shapes, &format!("{condition}.time_proj"), d, 6 * d);
-    linear(&mut shapes, &format!("{condition}.text_embedder.linear_1"), cfg.text_dim, d);
-    linear(&mut shapes, &format!("{condition}.text_embedder.linear_2"), d, d);
+    linear(
+        &mut shapes,
+        &format!("{condition}.text_embedder.linear_1"),
+        cfg.text_dim,
+        d,
+    );
+    linear(
+        &mut shapes,
+        &format!("{condition}.text_embedder.linear_2"),
+        d,
+        d,
+    );
     for index in 0..cfg.num_layers {
         let block = format!("blocks.{index}");
         shapes.push((format!("{block}.scale_shift_table"), vec![1, 6, d]));
         for attention in ["attn1", "attn2"] {
             for projection in ["to_q", "to_k", "to_v", "to_out.0"] {
-                linear(&mut shapes, &format!("{block}.{attention}.{projection}"), d, d);
+                linear(
+                    &mut shapes,
+                    &format!("{block}.{attention}.{projection}"),
+                    d,
+                    d,
+                );
             }
             for norm in ["norm_q", "norm_k"] {
                 shapes.push((format!("{block}.{attention}.{norm}.weight"), vec![d]));
@@ -208,7 +241,12 @@ pub fn tensor_shapes(cfg: &TransformerConfig) -> Vec<(String, Vec<usize>)> {
             shapes.push((format!("{block}.norm2.weight"), vec![d]));
             shapes.push((format!("{block}.norm2.bias"), vec![d]));
         }
-        linear(&mut shapes, &format!("{block}.ffn.net.0.proj"), d, cfg.ffn_dim);
+        linear(
+            &mut shapes,
+            &format!("{block}.ffn.net.0.proj"),
+            d,
+            cfg.ffn_dim,
+        );
         linear(&mut shapes, &format!("{block}.ffn.net.2"), cfg.ffn_dim, d);
     }
     shapes.push(("scale_shift_table".into(), vec![1, 2, d]));
