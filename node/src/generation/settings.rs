@@ -6,7 +6,7 @@ use leoma_models::noise::NoiseSource;
 use leoma_models::scheduler::SchedulerKind;
 use leoma_models::text::{clean_prompt, validate_prompt};
 use leoma_models::wan::pipeline::GenerateParams;
-use leoma_models::weights::{Checkpoint, ModelKind};
+use leoma_models::weights::{Checkpoint, ModelKind, SchedulerConfig};
 use leoma_models::{Error, Result};
 use serde::Serialize;
 use serde_json::Value;
