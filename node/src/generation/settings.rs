@@ -74,7 +74,7 @@ impl ModelDefaults {
             kind: checkpoint.kind(),
             flow_shift: checkpoint
                 .scheduler_config()
-                .and_then(|config| config.flow_shift),
+                .and_then(SchedulerConfig::shift),
             boundary_ratio: checkpoint.boundary_ratio(),
             temporal_stride: checkpoint.vae_config().temporal_stride(),
             size_multiple,
