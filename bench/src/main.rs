@@ -4,7 +4,7 @@
 //! compared: a fast wrong answer fails the run.
 //!
 //! The path of a run: [`cli`] → [`run`] → a [`case`] from [`cases`], its other half in [`peer`] →
-//! [`measure`] (schedule) → [`report`] (verdicts; [`stats`]) → [`markdown`].
+//! [`measure`] (schedule) → [`mod@report`] (verdicts; [`stats`]) → [`markdown`].
 
 mod case;
 mod cases;

@@ -16,7 +16,7 @@ use candle_core::{D, DType, Result, Tensor};
 /// Smallest norm divided by, as `torch.nn.functional.normalize` has it.
 pub(crate) const MIN_NORM: f64 = 1e-12;
 
-/// Normalises every pixel of `x` [.., C] to length `sqrt(C)`, scales by `gamma` [C] and applies
+/// Normalises every pixel of `x` `[.., C]` to length `sqrt(C)`, scales by `gamma` `[C]` and applies
 /// SiLU if asked. Errors if the shapes disagree.
 pub fn channel_norm(x: &Tensor, gamma: &Tensor, silu: bool) -> Result<Tensor> {
     check::float("channel_norm", "x", x)?;

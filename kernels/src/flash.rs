@@ -15,6 +15,11 @@ use rayon::prelude::*;
 
 /// Queries of a task: their scores, 96 x KC, and results stay in the second-level cache.
 const QUERIES: usize = 96;
+/// Keys whose weighted values are added one by one; sums of so many keys are then added to the result.
+/// Equal keys (the padding of a prompt) make rounding errors of equal sign, which grow with this depth:
+/// at 512 the output of a transformer is 7e-6 off the exact one, at 256 3e-6, and only 1e-6 off torch's,
+/// whose sums seem to be of that depth.
+const SUM_DEPTH: usize = 256;
 /// Packed keys and values held at once; more heads than fit are done in turns.
 const PACKED_BYTES: usize = 256 << 20;
 
@@ -199,18 +204,20 @@ unsafe fn attend<T: Element>(
                 let result = &mut result[r * width..][..width];
                 softmax_row(isa, scores, bias, result, k0 > 0, &mut running[r]);
             }
-            let block = Block {
-                rows,
-                depth: count,
-                a: scores.as_ptr(),
-                b: head.values.as_slice().as_ptr().add(k0 * panel),
-                panel_stride: keys * panel,
-                cols: width,
-                c: result.as_mut_ptr(),
-                ldc: width,
-                accumulate: k0 > 0,
-            };
-            multiply(isa, &block, None);
+            for d0 in (0..count).step_by(SUM_DEPTH) {
+                let block = Block {
+                    rows,
+                    depth: SUM_DEPTH.min(count - d0),
+                    a: scores.as_ptr().add(d0),
+                    b: head.values.as_slice().as_ptr().add((k0 + d0) * panel),
+                    panel_stride: keys * panel,
+                    cols: width,
+                    c: result.as_mut_ptr(),
+                    ldc: width,
+                    accumulate: k0 + d0 > 0,
+                };
+                multiply(isa, &block, None);
+            }
         }
         for r in 0..rows {
             let factor = running[r].sum.recip();

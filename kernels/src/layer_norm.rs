@@ -14,7 +14,7 @@ use crate::rows::map_rows;
 use crate::simd::{Vector, dispatch, load_n, store_n, sum, sum_squares};
 use candle_core::{D, DType, Result, Tensor, bail};
 
-/// Layer norm of `x` [.., d] with optional (weight, bias), each [d]. Errors if the shapes disagree.
+/// Layer norm of `x` `[.., d]` with optional (weight, bias), each `[d]`. Errors if the shapes disagree.
 pub fn layer_norm(x: &Tensor, weight: Option<(&Tensor, &Tensor)>, eps: f64) -> Result<Tensor> {
     check::float("layer_norm", "x", x)?;
     let d = check::last_dim("layer_norm", x)?;

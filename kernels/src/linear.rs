@@ -37,7 +37,7 @@ enum Weight {
 }
 
 impl Linear {
-    /// A layer of `weight` [out, in] and `bias` [out]. Errors if the shapes disagree.
+    /// A layer of `weight` `[out, in]` and `bias` `[out]`. Errors if the shapes disagree.
     pub fn new(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
         check::float("linear", "weight", &weight)?;
         let [out_features, in_features] = *weight.dims() else {
@@ -120,7 +120,7 @@ impl Linear {
     }
 }
 
-/// Reference of [`Linear::forward_act`]: `weight` [out, in], `bias` [out].
+/// Reference of [`Linear::forward_act`]: `weight` `[out, in]`, `bias` `[out]`.
 pub fn linear_reference(
     x: &Tensor,
     weight: &Tensor,

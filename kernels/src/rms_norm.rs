@@ -11,7 +11,7 @@ use crate::rows::map_rows;
 use crate::simd::{Vector, dispatch, load_n, store_n, sum_squares};
 use candle_core::{D, DType, Result, Tensor};
 
-/// RMS norm of `x` [.., d] with `weight` [d] (kept in f32 by the models). Errors if the shapes
+/// RMS norm of `x` `[.., d]` with `weight` `[d]` (kept in f32 by the models). Errors if the shapes
 /// disagree.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     check::float("rms_norm", "x", x)?;

@@ -55,7 +55,9 @@ fn join_pixels(values: &mut [f64], shape: &[usize]) {
             // A bias is a single number per pixel.
             if pixel > 1 {
                 let mean = row.iter().sum::<f64>() / pixel as f64;
-                row.iter_mut().for_each(|value| *value -= mean);
+                for value in row.iter_mut() {
+                    *value -= mean;
+                }
             }
         }
     }

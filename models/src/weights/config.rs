@@ -252,7 +252,7 @@ pub(super) fn official_transformer(
     unknown(path, object, OFFICIAL_KEYS, warnings);
     let official: Official = parse(path, object)?;
     in_range(path, "num_heads", official.num_heads, MAX_SIZE)?;
-    if official.dim % official.num_heads != 0 {
+    if !official.dim.is_multiple_of(official.num_heads) {
         return Err(Error::artifact(
             path,
             format!(
@@ -307,7 +307,7 @@ fn check_transformer(path: &Path, cfg: &TransformerConfig) -> Result<()> {
         in_range(path, key, value, limit)?;
     }
     epsilon(path, "eps", cfg.eps)?;
-    if cfg.attention_head_dim % 2 != 0 || cfg.attention_head_dim < 6 {
+    if !cfg.attention_head_dim.is_multiple_of(2) || cfg.attention_head_dim < 6 {
         return Err(Error::artifact(
             path,
             format!(
@@ -316,7 +316,7 @@ fn check_transformer(path: &Path, cfg: &TransformerConfig) -> Result<()> {
             ),
         ));
     }
-    if cfg.freq_dim % 2 != 0 {
+    if !cfg.freq_dim.is_multiple_of(2) {
         return Err(Error::artifact(
             path,
             format!("`freq_dim` is {}; it must be even", cfg.freq_dim),
@@ -492,7 +492,9 @@ pub(super) fn check_text(path: &Path, cfg: &Umt5Config) -> Result<()> {
     epsilon(path, "layer_norm_epsilon", cfg.layer_norm_epsilon)?;
     // Half of the buckets per direction, half of those one position each.
     let exact = cfg.relative_attention_num_buckets / 4;
-    if cfg.relative_attention_num_buckets % 4 != 0 || cfg.relative_attention_max_distance <= exact {
+    if !cfg.relative_attention_num_buckets.is_multiple_of(4)
+        || cfg.relative_attention_max_distance <= exact
+    {
         return Err(Error::artifact(
             path,
             format!(

@@ -145,7 +145,7 @@ impl<'a> Machine<'a> {
         let Some(Value::Dict(dict)) = self.stack.last() else {
             return Err("the pickle sets an item of something that is not a dictionary".into());
         };
-        if items.len() % 2 != 0 {
+        if !items.len().is_multiple_of(2) {
             return Err("a dictionary of the pickle has a key without a value".into());
         }
         self.dicts[*dict].extend(items.chunks_exact(2).map(|pair| (pair[0], pair[1])));

@@ -41,7 +41,7 @@ pub(super) fn read_header(file: &File, path: &Path) -> Result<BTreeMap<String, E
     let names: Vec<String> = archive
         .zip
         .file_names()
-        .map(|name| name.map(|name| name.into_owned()))
+        .map(|name| name.map(std::borrow::Cow::into_owned))
         .collect::<std::result::Result<_, _>>()
         .map_err(|error| refuse(format!("bad archive: {error}")))?;
     let mut prefixes = names

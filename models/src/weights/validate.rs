@@ -41,7 +41,7 @@ impl Differences {
         let file = |name: &str| {
             let path = source
                 .file_of(name)
-                .map_or_else(PathBuf::new, |path| path.to_owned());
+                .map_or_else(PathBuf::new, std::borrow::ToOwned::to_owned);
             path.file_name()
                 .unwrap_or_default()
                 .to_string_lossy()

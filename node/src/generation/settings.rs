@@ -6,7 +6,7 @@ use leoma_models::noise::NoiseSource;
 use leoma_models::scheduler::SchedulerKind;
 use leoma_models::text::{clean_prompt, validate_prompt};
 use leoma_models::wan::pipeline::GenerateParams;
-use leoma_models::weights::{Checkpoint, ModelKind};
+use leoma_models::weights::{Checkpoint, ModelKind, SchedulerConfig};
 use leoma_models::{Error, Result};
 use serde::Serialize;
 use serde_json::Value;
@@ -74,7 +74,7 @@ impl ModelDefaults {
             kind: checkpoint.kind(),
             flow_shift: checkpoint
                 .scheduler_config()
-                .and_then(|config| config.flow_shift),
+                .and_then(SchedulerConfig::shift),
             boundary_ratio: checkpoint.boundary_ratio(),
             temporal_stride: checkpoint.vae_config().temporal_stride(),
             size_multiple,

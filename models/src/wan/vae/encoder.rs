@@ -43,9 +43,12 @@ impl Encoder {
         for (i, level) in geometry::encoder_levels(cfg).into_iter().enumerate() {
             let blocks = encoder.pp("down_blocks");
             // VAE 2.1 numbers blocks and resampling steps in one list, VAE 2.2 nests them by level.
-            let mut child = |nested: VarBuilder| match cfg.is_residual {
-                true => nested,
-                false => blocks.pp(flat.next().unwrap_or_default()),
+            let mut child = |nested: VarBuilder| {
+                if cfg.is_residual {
+                    nested
+                } else {
+                    blocks.pp(flat.next().unwrap_or_default())
+                }
             };
             let nested = blocks.pp(i);
             let mut resnets = Vec::with_capacity(cfg.num_res_blocks);

@@ -82,7 +82,7 @@ pub(super) fn check(cfg: &VaeConfig) -> Result<()> {
                     "down" => (channels_in * block, channels_out),
                     _ => (channels_out * block, channels_in),
                 };
-                if many % few != 0 && (direction == "down" || resample.is_some()) {
+                if !many.is_multiple_of(few) && (direction == "down" || resample.is_some()) {
                     return refuse(format!(
                         "dim_mult makes a level from {channels_in} to {channels_out} channels, whose \
                          {direction} shortcut does not divide into whole groups"
@@ -192,9 +192,10 @@ pub(super) fn tensor_shapes(cfg: &VaeConfig) -> Vec<(String, Vec<usize>)> {
         // VAE 2.1 numbers blocks and resampling steps in one list, VAE 2.2 nests them by level.
         let mut name = |tail: &str| {
             flat += 1;
-            match cfg.is_residual {
-                true => format!("encoder.down_blocks.{i}.{tail}"),
-                false => format!("encoder.down_blocks.{}", flat - 1),
+            if cfg.is_residual {
+                format!("encoder.down_blocks.{i}.{tail}")
+            } else {
+                format!("encoder.down_blocks.{}", flat - 1)
             }
         };
         list.resnets(level, cfg.num_res_blocks, |j| name(&format!("resnets.{j}")));

@@ -2,8 +2,8 @@
 //!
 //! Tensors carry the names of diffusers 0.35.2's `AutoencoderKLWan`, which is the numerical reference in
 //! float32. Frames pass one at a time, channels last, through layers that remember the two frames before
-//! ([`blocks`]): that equals the reference's chunks of 1, 4, 4, … frames, because every layer is causal
-//! and the temporal steps ([`resample`]) treat the first frame apart. Memory above the weights is the
+//! (`blocks.rs`): that equals the reference's chunks of 1, 4, 4, … frames, because every layer is causal
+//! and the temporal steps (`resample.rs`) treat the first frame apart. Memory above the weights is the
 //! remembered frames plus a few frames of the largest resolution, whatever the length of the clip.
 //!
 //! Latent frame 0 stands for one pixel frame, every later one for a group of
@@ -62,6 +62,7 @@ impl AutoencoderKlWan {
     /// # Errors
     /// [`Error::Artifact`] when the configuration describes no buildable model or a tensor is missing or
     /// misshapen.
+    #[allow(clippy::needless_pass_by_value)] // a view; callers make one for this call
     pub fn new(cfg: &VaeConfig, vb: VarBuilder, parts: VaeParts) -> Result<Self> {
         geometry::check(cfg)?;
         let encoder = match parts {

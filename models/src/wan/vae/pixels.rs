@@ -24,7 +24,7 @@ pub(super) fn unpatchify(x: &Tensor, p: usize) -> Result<Tensor> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::float_cmp)]
     use super::*;
     use candle_core::Device;
 

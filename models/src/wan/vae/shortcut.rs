@@ -145,7 +145,7 @@ impl DupUp3d {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::float_cmp)]
     use super::*;
 
     /// [f, h, w, c] with distinct integer values, exact in float32.

@@ -43,7 +43,8 @@ impl Grid {
     pub(super) fn new(tiling: &Tiling, scale_latent: usize, patch: usize) -> Result<Self> {
         let Tiling { size, stride } = *tiling;
         for i in 0..2 {
-            let whole = size[i] % scale_latent == 0 && stride[i] % scale_latent == 0;
+            let whole =
+                size[i].is_multiple_of(scale_latent) && stride[i].is_multiple_of(scale_latent);
             if !whole || stride[i] == 0 || stride[i] > size[i] {
                 return Err(Error::caller(
                     "vae_tiling",
