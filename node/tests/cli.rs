@@ -1,0 +1,369 @@
+//! The command as its users run it: results, files, exit codes and sentences on a tiny checkpoint.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use leoma_models::tiny::make_tiny;
+use leoma_models::weights::ModelKind;
+use leoma_node::media::{read_video_info, write_png};
+use serde_json::Value;
+
+fn tiny(kind: ModelKind, folder: &Path) -> PathBuf {
+    let out = folder.join(kind.as_str());
+    make_tiny(kind, 7, &out).unwrap();
+    out
+}
+
+fn node(args: &[&str], folder: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_leoma-node"))
+        .args(args)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+fn picture(folder: &Path, width: u32, height: u32) -> PathBuf {
+    let path = folder.join(format!("{width}x{height}.png"));
+    let pixels: Vec<u8> = (0..width * height * 3)
+        .map(|i| (i * 7 % 251) as u8)
+        .collect();
+    write_png(&path, width, height, &pixels).unwrap();
+    path
+}
+
+/// Small and fast for every kind.
+const SMALL: [&str; 8] = [
+    "--width",
+    "64",
+    "--height",
+    "64",
+    "--num-frames",
+    "5",
+    "--num-inference-steps",
+    "2",
+];
+
+#[test]
+fn every_kind_makes_a_clip_with_report_frames_and_dump() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = picture(folder.path(), 90, 70);
+    let image = image.to_str().unwrap();
+    for (kind, with_image) in [
+        (ModelKind::Ti2v5b, true),
+        (ModelKind::Ti2v5b, false),
+        (ModelKind::I2vA14b, true),
+        (ModelKind::T2vA14b, false),
+        (ModelKind::Wan21T2v, false),
+    ] {
+        let model = tiny(kind, &folder.path().join(format!("{kind}-{with_image}")));
+        let mut args = vec![
+            "generate",
+            "--model",
+            model.to_str().unwrap(),
+            "--prompt",
+            "a boat",
+        ];
+        args.extend(SMALL);
+        args.extend(["--fps", "12", "--format", "json", "--output", "out.mp4"]);
+        args.extend(["--offload", "experts"]);
+        args.extend(["--frames-dir", "frames", "--dump", "dump.safetensors"]);
+        if with_image {
+            args.extend(["--image", image]);
+        }
+        let done = node(&args, folder.path());
+        let stderr = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.code(), Some(0), "{kind}: {stderr}");
+
+        let report: Value = serde_json::from_slice(&done.stdout).unwrap();
+        assert_eq!(report["seed"], 42);
+        assert_eq!(report["parameters"]["num_frames"], 5);
+        assert!(report["peak_memory_bytes"].as_u64().unwrap() > 1 << 20);
+        for stage in [
+            "load_s",
+            "text_encode_s",
+            "denoise_s",
+            "vae_decode_s",
+            "video_encode_s",
+        ] {
+            assert!(report["stages"][stage].as_f64().unwrap() > 0.0, "{stage}");
+        }
+        let info = read_video_info(&folder.path().join("out.mp4")).unwrap();
+        assert_eq!((info.width, info.height, info.frames), (64, 64, 5));
+        assert_eq!(
+            (info.codec.as_str(), info.pix_fmt.as_str()),
+            ("h264", "yuv420p")
+        );
+        assert_eq!(info.fps.num / info.fps.den, 12);
+        let comment = info
+            .metadata
+            .iter()
+            .find(|(key, _)| key == "comment")
+            .unwrap();
+        let digest = report["checkpoint_digest"].as_str().unwrap();
+        assert!(comment.1.contains(digest) && comment.1.contains("guidance_scale"));
+
+        assert_eq!(
+            std::fs::read_dir(folder.path().join("frames"))
+                .unwrap()
+                .count(),
+            5
+        );
+        let bytes = std::fs::read(folder.path().join("dump.safetensors")).unwrap();
+        let dump = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let shape = |name: &str| dump.tensor(name).unwrap().shape().to_vec();
+        assert_eq!(shape("tokens.prompt"), [1, 512]);
+        assert_eq!(shape("timesteps"), [2]);
+        assert_eq!(shape("sigmas"), [3]);
+        assert_eq!(shape("decoded"), [1, 3, 5, 64, 64]);
+        assert_eq!(shape("frames_u8"), [5, 64, 64, 3]);
+        for name in [
+            "velocity_cond.01",
+            "velocity_uncond.01",
+            "latents.01",
+            "latents.final",
+        ] {
+            assert_eq!(shape(name)[2], 2, "{name}"); // two latent frames
+        }
+        let first_frame = if kind == ModelKind::I2vA14b {
+            "condition"
+        } else {
+            "image_latents"
+        };
+        assert_eq!(dump.tensor(first_frame).is_ok(), with_image);
+    }
+}
+
+#[test]
+fn bad_input_is_exit_2_and_a_sentence_with_the_field() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny(ModelKind::Ti2v5b, folder.path());
+    std::fs::write(folder.path().join("text.png"), "not a picture").unwrap();
+    let truncated = picture(folder.path(), 64, 64);
+    let bytes = std::fs::read(&truncated).unwrap();
+    std::fs::write(folder.path().join("half.png"), &bytes[..bytes.len() / 2]).unwrap();
+    // A header that announces 60000 x 60000 pixels.
+    let mut bomb = bytes.clone();
+    bomb[16..20].copy_from_slice(&60_000u32.to_be_bytes());
+    bomb[20..24].copy_from_slice(&60_000u32.to_be_bytes());
+    std::fs::write(folder.path().join("bomb.png"), bomb).unwrap();
+    let long = "a".repeat(100_000);
+
+    for (args, word) in [
+        (vec!["--num-inference-steps", "0"], "num_inference_steps"),
+        (vec!["--num-frames", "0"], "num_frames"),
+        (vec!["--num-frames", "999999999"], "num_frames"),
+        (vec!["--height", "0"], "height"),
+        (vec!["--height", "100"], "height"),
+        (vec!["--width", "999999"], "width"),
+        (vec!["--fps", "0"], "fps"),
+        (vec!["--crf", "77"], "crf"),
+        (vec!["--guidance-scale", "nan"], "guidance_scale"),
+        (vec!["--guidance-scale-2", "3"], "guidance_scale_2"),
+        (vec!["--flow-shift=-1"], "flow_shift"),
+        (vec!["--boundary-ratio", "0.5"], "boundary_ratio"),
+        (vec!["--scheduler", "ddim"], "scheduler"),
+        (vec!["--noise-source", "cuda:h1"], "noise_source"),
+        (vec!["--noise", "missing.safetensors"], "noise"),
+        (vec!["--preset", "fast"], "preset"),
+        (vec!["--dtype", "int4"], "dtype"),
+        (vec!["--image", "missing.png"], "image"),
+        (vec!["--image", "text.png"], "image"),
+        (vec!["--image", "half.png"], "image"),
+        (vec!["--image", "bomb.png"], "image"),
+        (vec!["--output", "no/such/folder/out.mp4"], "output"),
+        (vec!["--negative-prompt", &long], "negative_prompt"),
+    ] {
+        let mut line = vec![
+            "generate",
+            "--model",
+            model.to_str().unwrap(),
+            "--prompt",
+            "a boat",
+        ];
+        line.extend(&args);
+        let done = node(&line, folder.path());
+        let stderr = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.code(), Some(2), "{args:?}: {stderr}");
+        assert!(stderr.contains(word), "{args:?}: {stderr}");
+        assert!(!stderr.contains("panicked"), "{args:?}: {stderr}");
+        assert!(done.stdout.is_empty(), "{args:?}");
+        assert!(!folder.path().join("out.mp4").exists(), "{args:?}");
+    }
+    for prompt in ["", "  \n ", long.as_str()] {
+        let line = [
+            "generate",
+            "--model",
+            model.to_str().unwrap(),
+            "--prompt",
+            prompt,
+        ];
+        let done = node(&line, folder.path());
+        assert_eq!(done.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&done.stderr).contains("prompt"));
+    }
+}
+
+#[test]
+fn the_wrong_kind_of_model_for_the_task_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = picture(folder.path(), 64, 64);
+    let (i2v, t2v) = (
+        tiny(ModelKind::I2vA14b, folder.path()),
+        tiny(ModelKind::T2vA14b, folder.path()),
+    );
+    let line = [
+        "generate",
+        "--model",
+        i2v.to_str().unwrap(),
+        "--prompt",
+        "a boat",
+    ];
+    let done = node(&line, folder.path());
+    assert_eq!(done.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&done.stderr).contains("needs a first frame"));
+    let image = image.to_str().unwrap();
+    let line = [
+        "generate",
+        "--model",
+        t2v.to_str().unwrap(),
+        "--prompt",
+        "a",
+        "--image",
+        image,
+    ];
+    let done = node(&line, folder.path());
+    assert_eq!(done.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&done.stderr).contains("takes no image"));
+}
+
+#[test]
+fn print_config_names_every_origin() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny(ModelKind::I2vA14b, folder.path());
+    let image = picture(folder.path(), 1920, 1080);
+    let mut line = vec![
+        "generate",
+        "--model",
+        model.to_str().unwrap(),
+        "--prompt",
+        "a boat",
+    ];
+    line.extend([
+        "--image",
+        image.to_str().unwrap(),
+        "--preset",
+        "official",
+        "--seed",
+        "5",
+    ]);
+    line.extend([
+        "--height",
+        "480",
+        "--width",
+        "832",
+        "--print-config",
+        "--format",
+        "json",
+    ]);
+    let done = node(&line, folder.path());
+    let config: Value = serde_json::from_slice(&done.stdout).unwrap();
+    let is = |name: &str, value: Value, origin: &str| {
+        assert_eq!(config[name]["value"], value, "{name}");
+        assert_eq!(config[name]["origin"], origin, "{name}");
+    };
+    is("seed", 5.into(), "request");
+    is("flow_shift", 5.0.into(), "preset");
+    is("boundary_ratio", 0.9.into(), "checkpoint");
+    is("guidance_scale_2", 3.5.into(), "preset");
+    is("width", 832.into(), "request");
+    is("height", 464.into(), "derived"); // the official area rule for 16:9 pictures
+    is("noise_source", "cuda:h100".into(), "preset");
+    assert!(!folder.path().join("out.mp4").exists());
+}
+
+#[test]
+fn an_odd_frame_count_is_rounded_with_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny(ModelKind::T2vA14b, folder.path());
+    let mut line = vec![
+        "generate",
+        "--model",
+        model.to_str().unwrap(),
+        "--prompt",
+        "a boat",
+    ];
+    line.extend(["--num-frames", "7", "--print-config"]);
+    let done = node(&line, folder.path());
+    assert!(String::from_utf8_lossy(&done.stderr).contains("making 5 frames"));
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_exits_130_and_leaves_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny(ModelKind::Ti2v5b, folder.path());
+    let mut child = Command::new(env!("CARGO_BIN_EXE_leoma-node"))
+        .args([
+            "generate",
+            "--model",
+            model.to_str().unwrap(),
+            "--prompt",
+            "a boat",
+        ])
+        .args(["--num-frames", "81", "--num-inference-steps", "200"])
+        .current_dir(folder.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(
+        child.try_wait().unwrap().is_none(),
+        "200 steps take longer than that"
+    );
+    let asked = Instant::now();
+    Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(130));
+    assert!(asked.elapsed() < Duration::from_secs(20));
+    let left: Vec<_> = std::fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .filter(|name| name != model.file_name().unwrap())
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn inspect_says_what_a_folder_is_and_what_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny(ModelKind::Ti2v5b, folder.path());
+    let done = node(
+        &[
+            "models",
+            "inspect",
+            model.to_str().unwrap(),
+            "--format",
+            "json",
+        ],
+        folder.path(),
+    );
+    assert_eq!(done.status.code(), Some(0));
+    let found: Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!(found["kind"], "ti2v-5b");
+    assert_eq!(found["problems"], Value::Array(vec![]));
+
+    std::fs::remove_file(model.join("vae/config.json")).unwrap();
+    let done = node(
+        &["models", "inspect", model.to_str().unwrap()],
+        folder.path(),
+    );
+    assert_eq!(done.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&done.stderr).contains("vae"));
+}
