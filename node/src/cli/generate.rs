@@ -195,7 +195,21 @@ pub(super) fn run(args: GenerateArgs) -> Result<()> {
         print_config(&settings, &args);
         return Ok(());
     }
-    check_writable(&args.output)?;
+    // A build without a video encoder can still write the frames, when they were asked for.
+    let encodes = cfg!(feature = "ffmpeg") || args.frames_dir.is_none();
+    let output = Output {
+        mp4: encodes.then(|| args.output.clone()),
+        frames_dir: args.frames_dir.clone(),
+    };
+    match &output.mp4 {
+        Some(path) => check_writable(path)?,
+        None => eprintln!("warning: output: this build has no video encoder; writing frames only"),
+    }
+    let written = output
+        .mp4
+        .as_ref()
+        .or(output.frames_dir.as_ref())
+        .unwrap_or(&args.output);
     if let Some(path) = &args.dump {
         check_writable(path)?;
     }
@@ -209,10 +223,6 @@ pub(super) fn run(args: GenerateArgs) -> Result<()> {
     let mut follow = Follow {
         bars: Bars::new(visible),
         dump: args.dump.as_ref().map(|_| Dump::default()),
-    };
-    let output = Output {
-        mp4: Some(args.output.clone()),
-        frames_dir: args.frames_dir.clone(),
     };
     let mut frames = args.dump.as_ref().map(|_| Dump::default());
     let report = generator.run(
@@ -234,7 +244,7 @@ pub(super) fn run(args: GenerateArgs) -> Result<()> {
     match args.format {
         Format::Json => {
             let object = json!({
-                "output": args.output,
+                "output": written,
                 "seed": settings.params.seed,
                 "parameters": settings.parameters(),
                 "stages": report.stages,
@@ -245,7 +255,7 @@ pub(super) fn run(args: GenerateArgs) -> Result<()> {
         }
         Format::Text => {
             let stages = &report.stages;
-            println!("{}", args.output.display());
+            println!("{}", written.display());
             eprintln!(
                 "{} frames of {}x{} in {:.1} s (load {:.1}, text {:.1}, image {:.1}, denoise {:.1}, \
                  decode {:.1}, encode {:.1}); peak memory {:.0} MiB",

@@ -201,7 +201,7 @@ impl AutoencoderKlWan {
 
     /// Decodes in overlapping tiles where a frame is larger than one tile ([`Tiling`] says what that
     /// changes), and whole otherwise. The frames come to `sink` at the end, after the last tile; `tick`
-    /// is called before each latent frame of each tile, and its error ends the decoding.
+    /// is called after each decoded frame of each tile, and its error ends the decoding.
     pub fn decode_tiled(
         &self,
         latents: &Tensor,
