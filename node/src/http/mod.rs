@@ -9,6 +9,7 @@
 
 mod base64;
 mod body;
+mod connection;
 mod error;
 mod fields;
 mod generate;
@@ -27,7 +28,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::engine::Engine;
 
 pub use error::ApiError;
-pub use server::{ServerOptions, serve};
+pub use server::{ServerOptions, raise_file_limit, serve};
 
 /// What one request may ask for. The checkpoint's own rules come on top.
 #[derive(Debug, Clone)]
