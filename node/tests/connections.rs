@@ -1,4 +1,5 @@
 //! Many, slow and silent clients over real sockets: what each may do, and that others do not notice.
+#![allow(clippy::unwrap_used)]
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -362,6 +363,24 @@ fn a_head_that_comes_in_drops_is_cut_off() {
     drops(&mut used);
     assert_eq!(closed(&mut silent), 0);
     server.expect_serving();
+}
+
+#[test]
+fn a_head_has_a_largest_size_whether_it_ends_or_not() {
+    let server = Server::start(options());
+    for (bytes, end, status) in [
+        (30 << 10, "\r\n\r\n", "200"),
+        (40 << 10, "\r\n\r\n", "431"),
+        (40 << 10, "", "431"),
+    ] {
+        let mut stream = server.connect();
+        let filler = "x".repeat(bytes);
+        // The server may hang up while the rest is on its way.
+        let _ = write!(stream, "GET /ok HTTP/1.1\r\nHost: x\r\nX: {filler}{end}");
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).unwrap();
+        assert_eq!(&head, format!("HTTP/1.1 {status}").as_bytes(), "{bytes}");
+    }
 }
 
 #[test]

@@ -20,6 +20,10 @@ use super::connection::{End, Line, Watch, WatchedService, WatchedStream, drive};
 /// After a shutdown signal, time for heads that are on their way to arrive.
 const HEAD_GRACE: Duration = Duration::from_secs(1);
 
+/// Bytes of a request's head. What a slow client has sent of it is held until it is cut off, so this
+/// times the connections is memory that anybody can fill.
+const MAX_HEAD_BYTES: usize = 32 << 10;
+
 /// How connections are treated.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
@@ -85,6 +89,7 @@ pub async fn serve(
             .timer(TokioTimer::new())
             // `drive` keeps the time.
             .header_read_timeout(None)
+            .max_header_size(MAX_HEAD_BYTES)
             .serve_connection(
                 TokioIo::new(WatchedStream::new(stream, &watch)),
                 WatchedService::new(router.clone(), &watch),
