@@ -130,8 +130,6 @@ struct Phase {
     blocked_since: Option<Instant>,
     /// Number in the line of those that wait.
     number: Option<u64>,
-    /// Sent away, or out of time: what is unsent is thrown away.
-    abort: bool,
 }
 
 /// How a connection ended.
@@ -159,7 +157,6 @@ impl Watch {
                 head_since: None,
                 blocked_since: None,
                 number: None,
-                abort: false,
             }),
         })
     }
@@ -234,10 +231,8 @@ impl Watch {
         }
     }
 
-    fn leave(&self, abort: bool) {
-        let mut phase = lock(&self.phase);
-        phase.abort = abort;
-        if let Some(number) = phase.number.take() {
+    fn leave(&self) {
+        if let Some(number) = lock(&self.phase).number.take() {
             self.line.leave(number);
         }
     }
@@ -268,7 +263,7 @@ pub(super) async fn drive(
         Poll::Ready(End::TimedOut(what))
     })
     .await;
-    watch.leave(matches!(end, End::TimedOut(_)));
+    watch.leave();
     end
 }
 
@@ -308,7 +303,7 @@ impl WatchedStream {
 
 impl Drop for WatchedStream {
     fn drop(&mut self) {
-        if lock(&self.watch.phase).abort {
+        if lock(&self.watch.phase).blocked_since.is_some() {
             // Else the kernel keeps what a client that reads nothing was to get, for minutes.
             let _ = self.stream.set_zero_linger();
         }
