@@ -6,5 +6,6 @@ pub mod error;
 pub mod generation;
 pub mod http;
 pub mod media;
+pub mod store;
 
 pub use error::{Error, Result};
