@@ -3,9 +3,8 @@
 
 use std::fs::File;
 
-use rusqlite::types::Type;
 use rusqlite::{
-    Connection, OptionalExtension, Row, Transaction, TransactionBehavior, named_params, params,
+    Connection, OptionalExtension, Transaction, TransactionBehavior, named_params, params,
 };
 use serde_json::Value;
 use tempfile::NamedTempFile;
@@ -16,13 +15,9 @@ use super::files::Files;
 use super::record::{
     Counts, Idempotency, Inserted, JobError, JobRecord, JobStatus, Page, ResultFile, StoreOptions,
 };
+use super::rows::{COLUMNS, existing, find, record, status};
 
 type Result<T> = std::result::Result<T, Failure>;
-
-/// The columns that [`record`] reads.
-const COLUMNS: &str = "id, status, created_at, started_at, completed_at, priority, attempts, request, \
-    image_bytes, effective, timings, error_code, error_message, result_bytes, result_sha256, \
-    result_type, events, batch_id";
 
 /// A job to be inserted; its picture is on the disk already.
 #[derive(Debug)]
@@ -77,8 +72,32 @@ impl Db {
             .transaction_with_behavior(TransactionBehavior::Immediate)
     }
 
+    #[cfg(test)]
     pub(super) fn connection(&self) -> &Connection {
         &self.connection
+    }
+
+    /// Runs `write` on the reserve when the disk is full: what puts a job back, ends it or frees space must
+    /// not itself need someone to free space first.
+    pub(super) fn on_reserve<T>(
+        &mut self,
+        mut write: impl FnMut(&mut Self) -> Result<T>,
+    ) -> Result<T> {
+        let error = match write(self) {
+            Ok(done) => return Ok(done),
+            Err(failure) => failure.in_file(self.files.database()),
+        };
+        if !error.is_disk_full() {
+            return Err(error.into());
+        }
+        self.files.release_reserve();
+        // The log holds space too. It is the second try that tells whether this helped.
+        let _ = self
+            .connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |_| Ok(()));
+        let done = write(self);
+        self.files.keep_reserve();
+        done
     }
 
     /// Whether `count` more jobs and `bytes` more of pictures can be taken; the jobs of `key` when it is known.
@@ -459,72 +478,4 @@ pub(super) fn fail(
         )?
         .execute(params![id, now, error.code, error.message, events])?;
     Ok(changed > 0)
-}
-
-fn find(connection: &Connection, id: &str) -> Result<Option<JobRecord>> {
-    let sql = format!("SELECT {COLUMNS} FROM jobs WHERE id = ?1");
-    Ok(connection
-        .prepare_cached(&sql)?
-        .query_row([id], record)
-        .optional()?)
-}
-
-fn existing(connection: &Connection, id: &str) -> Result<JobRecord> {
-    find(connection, id)?.ok_or_else(|| StoreError::UnknownJob { id: id.to_owned() }.into())
-}
-
-/// Reads [`COLUMNS`].
-fn record(row: &Row<'_>) -> rusqlite::Result<JobRecord> {
-    let error = match row.get(11)? {
-        Some(code) => Some(JobError {
-            code,
-            message: row.get::<_, Option<String>>(12)?.unwrap_or_default(),
-        }),
-        None => None,
-    };
-    let result = match row.get::<_, Option<i64>>(13)? {
-        Some(bytes) => Some(ResultFile {
-            bytes: bytes as u64,
-            sha256: row.get(14)?,
-            content_type: row.get(15)?,
-        }),
-        None => None,
-    };
-    Ok(JobRecord {
-        id: row.get(0)?,
-        status: status(row, 1)?,
-        created_at: row.get(2)?,
-        started_at: row.get(3)?,
-        completed_at: row.get(4)?,
-        priority: row.get(5)?,
-        attempts: row.get(6)?,
-        request: json(row, 7)?.unwrap_or_default(),
-        has_image: row.get::<_, Option<i64>>(8)?.is_some(),
-        effective: json(row, 9)?,
-        timings: json(row, 10)?,
-        error,
-        result,
-        events: json(row, 16)?.unwrap_or_default(),
-        batch_id: row.get(17)?,
-    })
-}
-
-fn status(row: &Row<'_>, column: usize) -> rusqlite::Result<JobStatus> {
-    let word: String = row.get(column)?;
-    JobStatus::parse(&word).ok_or_else(|| {
-        let message = format!("unknown job status {word:?}");
-        rusqlite::Error::FromSqlConversionFailure(column, Type::Text, message.into())
-    })
-}
-
-fn json<T: serde::de::DeserializeOwned>(
-    row: &Row<'_>,
-    column: usize,
-) -> rusqlite::Result<Option<T>> {
-    let Some(text) = row.get::<_, Option<String>>(column)? else {
-        return Ok(None);
-    };
-    serde_json::from_str(&text).map(Some).map_err(|error| {
-        rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error))
-    })
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rusqlite::ErrorCode;
+use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
 
 /// Why a job could not be stored, read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -161,6 +162,11 @@ impl StoreError {
         let message = source.to_string();
         let path = path.to_owned();
         match source {
+            // The index of the log could not be given its blocks: the first thing to fail at the start.
+            Error::SqliteFailure(error, _) if error.extended_code == SQLITE_IOERR_SHMSIZE => {
+                let message = "no room for the database's log".into();
+                Self::DiskFull { path, message }
+            }
             Error::SqliteFailure(error, _) => match error.code {
                 ErrorCode::DiskFull => Self::DiskFull { path, message },
                 ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => {

@@ -10,7 +10,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock, statvfs};
+use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock, statvfs};
 use tempfile::NamedTempFile;
 
 use super::error::StoreError;
@@ -20,6 +20,9 @@ const TEMPORARY_PREFIX: &str = ".leoma-";
 const TEMPORARY_SUFFIX: &str = ".part";
 /// Extensions that a finished job's files may have.
 const RESULT_EXTENSIONS: [&str; 3] = ["mp4", "png", "jpg"];
+
+/// Enough for the log of the few small rows that must be written when the disk is full.
+const RESERVE_BYTES: u64 = 1 << 20;
 
 /// A name that no other job has.
 pub(super) fn new_id() -> String {
@@ -129,10 +132,49 @@ impl Files {
         })
     }
 
+    fn reserve(&self) -> PathBuf {
+        self.dir.join("reserve")
+    }
+
+    /// Holds some of the disk back. When there is no room for it, that is found by whoever needs it.
+    pub(super) fn keep_reserve(&self) {
+        let path = self.reserve();
+        if fs::metadata(&path).is_ok_and(|file| file.len() == RESERVE_BYTES) {
+            return;
+        }
+        let kept = open_private(&path).and_then(|file| {
+            fallocate(&file, FallocateFlags::empty(), 0, RESERVE_BYTES)
+                .map_err(|e| StoreError::io("write", &path, e.into()))
+        });
+        if let Err(error) = kept {
+            tracing::debug!(%error, "no reserve for a full disk");
+            remove(&path);
+        }
+    }
+
+    /// Gives the reserve back to the disk.
+    pub(super) fn release_reserve(&self) {
+        remove(&self.reserve());
+    }
+
     /// The picture of a job.
     pub(super) fn read_input(&self, id: &str) -> Result<Vec<u8>, StoreError> {
         let path = self.input(id);
         fs::read(&path).map_err(|e| StoreError::io("read", &path, e))
+    }
+
+    /// Whether there are files of jobs.
+    pub(super) fn any(&self) -> Result<bool, StoreError> {
+        for folder in [&self.inputs, &self.results] {
+            let entries = fs::read_dir(folder).map_err(|e| StoreError::io("list", folder, e))?;
+            for entry in entries {
+                let path = entry.map_err(|e| StoreError::io("list", folder, e))?.path();
+                if is_ours(&path) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
     }
 
     /// Whether the picture of a job is there.

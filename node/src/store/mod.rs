@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! DIR/lock             held while a process owns the folder
+//! DIR/reserve        held back from the disk, so that a full one can still be put in order
 //! DIR/jobs.sqlite      one row per job; the row is the truth, files without one are litter
 //! DIR/inputs/ID        the picture as the caller sent it, until the job ends
 //! DIR/results/ID.mp4   the result (.png for a still), and ID.jpg its poster
@@ -19,6 +20,7 @@ mod db;
 mod error;
 mod files;
 mod record;
+mod rows;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -92,12 +94,19 @@ impl Store {
     pub fn open(dir: &Path, options: StoreOptions) -> Result<(Self, Recovered), StoreError> {
         let files = Files::create(dir)?;
         let lock = files.lock()?;
-        let connection = schema::open(&files)?;
+        let connection = schema::open(&files).or_else(|error| {
+            if !error.is_disk_full() {
+                return Err(error);
+            }
+            files.release_reserve();
+            schema::open(&files)
+        })?;
         let min_free_bytes = options.min_free_bytes;
         let mut db = Db::new(connection, files.clone(), options, lock);
         let recovered = db
-            .recover()
+            .on_reserve(Db::recover)
             .map_err(|failure| failure.in_file(files.database()))?;
+        files.keep_reserve();
         let (work, mut calls) = mpsc::channel::<Work>(WAITING_CALLS);
         let thread = thread::Builder::new()
             .name("store".into())
@@ -182,7 +191,8 @@ impl Store {
     /// With `count_attempt` false the attempt is given back, because it was not the job's doing that it ended.
     pub async fn requeue(&self, id: &str, count_attempt: bool) -> Result<(), StoreError> {
         let id = id.to_owned();
-        self.call(move |db| db.requeue(&id, count_attempt)).await
+        self.call(move |db| db.on_reserve(|db| db.requeue(&id, count_attempt)))
+            .await
     }
 
     /// Publishes the result of a job in progress.
@@ -204,7 +214,8 @@ impl Store {
         events: Vec<Value>,
     ) -> Result<Option<JobRecord>, StoreError> {
         let id = id.to_owned();
-        self.call(move |db| db.fail(&id, &error, &events)).await
+        self.call(move |db| db.on_reserve(|db| db.fail(&id, &error, &events)))
+            .await
     }
 
     /// Notes what an unfinished job is made with; a finished one is left as it is.
@@ -247,13 +258,14 @@ impl Store {
     /// [`StoreError::NotFinished`].
     pub async fn delete(&self, id: &str) -> Result<bool, StoreError> {
         let id = id.to_owned();
-        self.call(move |db| db.delete(&id)).await
+        self.call(move |db| db.on_reserve(|db| db.delete(&id)))
+            .await
     }
 
     /// Removes what retention no longer covers: finished jobs by age, then the oldest finished until the
-    /// results fit, and the keys that no job is left for.
+    /// results fit, and the keys that no job is left for. Works on a full disk.
     pub async fn sweep(&self) -> Result<Swept, StoreError> {
-        self.call(Db::sweep).await
+        self.call(|db| db.on_reserve(Db::sweep)).await
     }
 
     /// Jobs per status.

@@ -1,6 +1,7 @@
 //! Opening the database: refusing what is not ours, and bringing an older schema up to date.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -54,9 +55,31 @@ CREATE TABLE notes (
 ) STRICT, WITHOUT ROWID;
 "];
 
+/// The first bytes of every SQLite file.
+const MAGIC: &[u8] = b"SQLite format 3\0";
+
 /// Opens the database at the latest schema.
 pub(super) fn open(files: &Files) -> Result<Connection, StoreError> {
     let path = files.ensure_database()?;
+    let mut head = Vec::new();
+    fs::File::open(path)
+        .and_then(|file| file.take(MAGIC.len() as u64).read_to_end(&mut head))
+        .map_err(|e| StoreError::io("read", path, e))?;
+    let corrupt = |message: &str| StoreError::Corrupt {
+        path: path.to_owned(),
+        message: message.into(),
+    };
+    // With an empty database every clip would be an orphan and be removed. A killed first start leaves
+    // none: they come after the schema.
+    if head.is_empty() && files.any()? {
+        return Err(corrupt(
+            "it is empty, but there are files of jobs beside it",
+        ));
+    }
+    // SQLite takes some short files for empty ones. While there is a journal, it knows better.
+    if !head.is_empty() && head != MAGIC && !suffixed(path, "-journal").exists() {
+        return Err(corrupt("it is not an SQLite file"));
+    }
     open_with(path, MIGRATIONS).map_err(|failure| failure.in_file(path))
 }
 
@@ -135,4 +158,71 @@ fn suffixed(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const FIRST: &str = "CREATE TABLE a (x); INSERT INTO a VALUES (1);";
+    const SECOND: &str = "ALTER TABLE a ADD COLUMN y DEFAULT 2; CREATE TABLE b (x);";
+
+    fn open_at(path: &Path, migrations: &[&str]) -> Result<Connection, StoreError> {
+        open_with(path, migrations).map_err(|failure| failure.in_file(path))
+    }
+
+    fn empty() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("jobs.sqlite");
+        fs::write(&path, b"").unwrap();
+        (dir, path)
+    }
+
+    #[test]
+    fn an_older_schema_is_brought_up_to_date_after_a_copy_was_made() {
+        let (dir, path) = empty();
+        let copy = dir.path().join("jobs.sqlite.v1.bak");
+        drop(open_at(&path, &[FIRST]).unwrap());
+        assert!(!copy.exists(), "a new database needs no copy");
+        // A copy that was cut short is in nobody's way.
+        fs::write(dir.path().join("jobs.sqlite.v1.bak.part"), b"half").unwrap();
+        let connection = open_at(&path, &[FIRST, SECOND]).unwrap();
+        let sum: i64 = connection
+            .query_row("SELECT sum(x + y) FROM a", (), |row| row.get(0))
+            .unwrap();
+        assert_eq!(sum, 3);
+        drop(connection);
+        let old = open_at(&copy, &[FIRST]).unwrap();
+        let rows: i64 = old
+            .query_row("SELECT count(*) FROM a", (), |row| row.get(0))
+            .unwrap();
+        assert_eq!(rows, 1);
+        // Up to date now: nothing more is done.
+        fs::remove_file(&copy).unwrap();
+        drop(open_at(&path, &[FIRST, SECOND]).unwrap());
+        assert!(!copy.exists());
+        let error = open_at(&path, &[FIRST]).unwrap_err();
+        assert_eq!(error.code(), "newer_schema");
+    }
+
+    #[test]
+    fn a_migration_happens_as_a_whole_or_not_at_all() {
+        let (_dir, path) = empty();
+        drop(open_at(&path, &[FIRST]).unwrap());
+        let broken = "CREATE TABLE b (x); CREATE TABLE a (x);";
+        let error = open_at(&path, &[FIRST, broken]).unwrap_err();
+        assert_eq!(error.code(), "database");
+        drop(open_at(&path, &[FIRST, SECOND]).unwrap());
+    }
+
+    #[test]
+    fn the_schema_of_each_release_can_be_made_from_nothing() {
+        let (_dir, path) = empty();
+        let connection = open_at(&path, MIGRATIONS).unwrap();
+        let version: i64 = connection
+            .pragma_query_value(None, "user_version", |row| row.get(0))
+            .unwrap();
+        assert_eq!(version, MIGRATIONS.len() as i64);
+    }
 }
