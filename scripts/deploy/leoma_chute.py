@@ -82,9 +82,7 @@ chute = Chute(
     tagline=setting("REPO"),
     image=image,
     revision=setting("REVISION") or None,
-    node_selector=NodeSelector(
-        gpu_count=int(setting("GPU_COUNT")), min_vram_gb_per_gpu=int(setting("MIN_VRAM_GB"))
-    ),
+    node_selector=NodeSelector(gpu_count=int(setting("GPU_COUNT")), min_vram_gb_per_gpu=int(setting("MIN_VRAM_GB"))),
     concurrency=int(setting("CONCURRENCY")),
     shutdown_after_seconds=int(setting("IDLE_SECONDS")),
     passthrough_headers={},
@@ -248,9 +246,7 @@ async def start(_: Chute) -> None:
         # Here and not later: the platform cuts the network once the chute is active.
         from huggingface_hub import snapshot_download
 
-        model = await asyncio.to_thread(
-            snapshot_download, repo_id=setting("REPO"), revision=setting("REVISION")
-        )
+        model = await asyncio.to_thread(snapshot_download, repo_id=setting("REPO"), revision=setting("REVISION"))
     key = secrets.token_urlsafe(32)
     chute.passthrough_headers["Authorization"] = f"Bearer {key}"
     chute.server = subprocess.Popen(command(model), env=environment(key), preexec_fn=end_with_parent)
@@ -279,6 +275,7 @@ async def end_on_signal() -> None:
     os._exit(0)
 
 
+# `self` has no type on purpose: with one it would be a field of the published schema.
 @chute.cord(public_api_path="/generate", output_content_type="video/mp4")
 async def generate(self, request: VideoRequest) -> Response:
     """A clip from a prompt and a first frame."""
