@@ -132,7 +132,7 @@ def command(model: str | None) -> list[str]:
 
 def environment(key: str) -> dict[str, str]:
     """Environment of the server: this one without its credentials, with the key that only this process knows."""
-    secret = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "CHUTES_LAUNCH_JWT")
+    secret = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "CHUTES_LAUNCH_JWT", "LEOMA_NODE_API_KEY_FILE")
     child = {name: value for name, value in os.environ.items() if name not in secret}
     child.setdefault("LEOMA_NODE_DATA_DIR", tempfile.mkdtemp(prefix="leoma-node-"))
     # Requests beyond `concurrency` are refused by the SDK; up to it, none may be refused for a full queue.
