@@ -2,6 +2,7 @@
 
 import argparse
 import tempfile
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +85,27 @@ def check_list(client: openai.OpenAI) -> None:
     expect("page", len(client.videos.list(limit=2).data), 2)
 
 
+def check_ends(client: openai.OpenAI) -> None:
+    """A job that breaks says why; one that never ends is stopped by its removal."""
+    broken = client.videos.create_and_poll(prompt="breaks", size="320x192", poll_interval_ms=100)
+    expect("status of the broken one", broken.status, "failed")
+    require("its error", bool(broken.error.code) and bool(broken.error.message), broken)
+    refused(openai.APIStatusError, lambda: client.videos.download_content(broken.id))
+
+    endless = client.videos.create(prompt="never ends", size="320x192")
+    while client.videos.retrieve(endless.id).status == "queued":
+        time.sleep(0.05)
+    expect(
+        "its clip is not there yet",
+        refused(openai.ConflictError, lambda: client.videos.download_content(endless.id)).status_code,
+        409,
+    )
+    expect("removed, not deleted", client.videos.delete(endless.id).deleted, False)
+    stopped = client.videos.poll(endless.id, poll_interval_ms=100)
+    expect("after the removal", (stopped.status, stopped.error.code), ("failed", "cancelled"))
+    expect("now deleted", client.videos.delete(endless.id).deleted, True)
+
+
 def check_errors(client: openai.OpenAI) -> None:
     """Refusals arrive as the package's exceptions, with the server's words."""
     bad = refused(openai.BadRequestError, lambda: client.videos.create(prompt="a lake", size="1x1"))
@@ -113,8 +135,9 @@ def main() -> None:
         check_life(client, Path(folder))
         check_poll(client, Path(folder))
         check_list(client)
+        check_ends(client)
         check_errors(client)
-    print(f"openai {openai.__version__}: create, poll, list, download, delete and the errors work")
+    print(f"openai {openai.__version__}: create, poll, list, download, cancel, delete and the errors work")
 
 
 if __name__ == "__main__":
