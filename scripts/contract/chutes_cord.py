@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Self
 
 import httpx
+
 from common import Failed, expect, expect_clip, first_frame_base64, free_port, require
 
 DEPLOY = Path(__file__).resolve().parent.parent / "deploy"

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import httpx
+
 from common import Failed, expect
 
 DEPLOY = Path(__file__).resolve().parent.parent / "deploy"

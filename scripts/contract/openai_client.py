@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
+
 from common import Failed, expect, expect_clip, first_frame, require
 
 # The package calls its own video methods deprecated because one vendor's service ends; the interface lives on.

@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 import httpx
+
 from common import expect, expect_clip, first_frame_base64, require
 
 
