@@ -142,8 +142,25 @@ def check_json(chute: Chute) -> None:
     expect("the server itself, without the key", direct.status_code, 401)
 
 
+def check_leaving(chute: Chute) -> None:
+    """A caller that goes away takes its job with it."""
+    body = {"prompt": "never ends", "image": first_frame_base64()}
+    try:
+        chute.client.post("/generate", json=body, timeout=2)
+    except httpx.ReadTimeout:
+        pass
+    else:
+        raise Failed("the endless job was answered")
+    for _ in range(100):
+        load = chute.client.get("/info").json()["load"]
+        if load["running"] == 0:
+            return
+        time.sleep(0.1)
+    raise Failed(f"the job goes on without its caller: {load}")
+
+
 def main() -> None:
-    """Runs the chute twice: once it is asked to stop, once its server dies."""
+    """Runs the chute until it is asked to stop, until its server dies, until it is killed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--binary", required=True, help="leoma-node")
     parser.add_argument("--fake-engine", required=True, help="script of the fake engine")
@@ -154,6 +171,7 @@ def main() -> None:
             check_clips(chute, folder)
             check_refusals(chute)
             check_json(chute)
+            check_leaving(chute)
             server = chute.server_pid()
             chute.process.send_signal(signal.SIGTERM)
             expect("exit code after SIGTERM", chute.process.wait(timeout=60), 0)
