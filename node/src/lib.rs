@@ -1,6 +1,7 @@
 //! GPU-local node for the Leoma subnet: generates and serves Wan 2.2 video.
 
 pub mod cli;
+pub mod client;
 pub mod engine;
 pub mod error;
 pub mod generation;
