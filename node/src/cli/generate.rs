@@ -175,6 +175,7 @@ impl GenerateArgs {
             seed: self.seed,
             noise_source: noise_source(self.noise.clone(), self.noise_source.clone())?,
             crf: self.crf,
+            ..GenerationRequest::default()
         })
     }
 }
