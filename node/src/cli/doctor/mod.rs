@@ -202,8 +202,9 @@ impl Subject {
 
 /// The last value of an argument, where the subcommand has such an argument.
 fn text(matches: &ArgMatches, name: &str) -> Option<String> {
-    let raw = matches.try_get_raw(name).ok().flatten()?;
-    raw.last().map(|value| value.to_string_lossy().into_owned())
+    let mut raw = matches.try_get_raw(name).ok().flatten()?;
+    raw.next_back()
+        .map(|value| value.to_string_lossy().into_owned())
 }
 
 /// Looks at one thing.

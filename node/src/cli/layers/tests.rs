@@ -100,7 +100,7 @@ impl Setup {
         let resolved = self.resolve(line).unwrap();
         match Probe::from_arg_matches(&resolved.matches).unwrap().command {
             Job::Run(run) => run,
-            other => unreachable!("{other:?}"),
+            Job::Group(group) => unreachable!("{group:?}"),
         }
     }
 
