@@ -210,6 +210,11 @@ fn report(error: &anyhow::Error) -> ExitCode {
                     )
                 })
             })
+            .or_else(|| {
+                cause
+                    .downcast_ref::<crate::client::ClientError>()
+                    .map(|error| (error.fault(), error.is_cancelled()))
+            })
     });
     if let Some((_, true)) = model {
         eprintln!("interrupted");
