@@ -220,7 +220,7 @@ const CHECKS: [(&str, Look, &[Role]); 20] = {
         ("environment", node::environment, &[]),
         ("key_file", node::key_file, &[Miner]),
         ("encoder", node::encoder, &[Miner, Validator, Developer]),
-        ("model", node::model, &[Miner, Auditor]),
+        ("model", node::model, &[Miner, Developer, Auditor]),
         ("cpu", machine::cpu, &[]),
         ("memory", machine::memory, RUNS),
         ("cgroup", machine::cgroup, RUNS),
