@@ -80,6 +80,8 @@ async fn begin(
     record: JobRecord,
 ) -> Option<impl Future<Output = ()> + use<>> {
     let live = jobs.0.unfinished.open(&record.id);
+    // It may be begun before its creator has told that it waits.
+    live.queued(Map::new());
     live.event("started", Map::new());
     let jobs = jobs.clone();
     let prepared = prepared(&jobs, prepare, &record).await;
@@ -220,7 +222,7 @@ async fn complete(jobs: &Jobs, record: &JobRecord, live: &Arc<Live>, clip: Clip)
     match jobs.0.store.complete(&record.id, finished).await {
         // It may have been cancelled meanwhile; then that has been told.
         Ok(job) if job.status == crate::store::JobStatus::Completed => {
-            live.event("completed", Map::new());
+            live.end("completed");
             jobs.0.unfinished.close(&record.id);
         }
         Ok(_) => jobs.0.unfinished.close(&record.id),
@@ -265,7 +267,7 @@ async fn fail(jobs: &Jobs, record: &JobRecord, live: &Arc<Live>, error: &EngineE
         jobs.0.store.fail(&record.id, told.clone(), events)
     })
     .await;
-    live.event("failed", Map::new());
+    live.end("failed");
     jobs.0.unfinished.close(&record.id);
 }
 
