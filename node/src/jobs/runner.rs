@@ -36,10 +36,18 @@ pub async fn run(jobs: Jobs, engine: Arc<Engine>, prepare: PrepareJob) {
             continue;
         }
         match jobs.0.store.claim_next().await {
+            // What ended together with the node before runs alone, so that a second end is its own doing
+            // and no other job's.
+            Ok(Some(record)) if record.attempts > 1 && !begun.is_empty() => {
+                until_written(|| jobs.0.store.requeue(&record.id, false)).await;
+                while begun.join_next().await.is_some() {}
+            }
             Ok(Some(record)) => {
+                let alone = record.attempts > 1;
                 if let Some(following) = begin(&jobs, &engine, &prepare, record).await {
                     begun.spawn(following);
                 }
+                while alone && begun.join_next().await.is_some() {}
             }
             Ok(None) => tokio::select! {
                 () = jobs.0.wake.notified() => {}
