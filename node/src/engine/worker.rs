@@ -349,7 +349,7 @@ impl Worker {
         let start = Instant::now();
         let refused = self.too_late(&entry);
         if entry.answer.is_closed() || refused.is_some() {
-            self.finish.queue.failed_denoising();
+            self.finish.queue.left(entry.id, None);
             if let Some(error) = refused {
                 self.finish.metrics.refused(error.code());
                 entry.answer.send(Err(error));
@@ -361,17 +361,17 @@ impl Worker {
         tracing::info!(job = entry.id, queue_s, priority = ?entry.priority, request = ?entry.job, "job started");
         match guarded(|| backend.denoise(&entry.job, &entry.control)) {
             Ok(decode) => {
-                self.finish.queue.denoised();
+                self.finish.queue.denoised(entry.id);
                 if let Err(mpsc::SendError((entry, start, _))) =
                     self.latents.send((entry, start, decode))
                 {
-                    self.finish.queue.failed_denoising();
+                    self.finish.queue.left(entry.id, None);
                     let error = EngineError::local("the decoder thread has ended");
                     self.finish.answer(entry, start, Err(error));
                 }
             }
             Err(error) => {
-                self.finish.queue.failed_denoising();
+                self.finish.queue.left(entry.id, None);
                 self.finish.answer(entry, start, Err(error));
             }
         }
@@ -422,14 +422,14 @@ struct Decoder {
 impl Decoder {
     fn run(&self) {
         while let Ok((entry, start, decode)) = self.inbox.recv() {
-            self.finish.queue.decode();
+            self.finish.queue.decoding(entry.id);
             let waited = entry.since.elapsed() - start.elapsed();
             let result = guarded(|| decode.decode(&entry.control)).map(|mut clip| {
                 clip.queue_s = waited.as_secs_f64();
                 clip
             });
             let completed = result.is_ok().then(|| start.elapsed());
-            self.finish.queue.decoded(completed);
+            self.finish.queue.left(entry.id, completed);
             self.finish.answer(entry, start, result);
         }
     }
