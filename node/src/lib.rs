@@ -7,5 +7,7 @@ pub mod error;
 pub mod generation;
 pub mod http;
 pub mod media;
+pub mod store;
+pub mod tls;
 
 pub use error::{Error, Result};
