@@ -1,6 +1,5 @@
 //! `leoma-node generate`: one clip on the command line, made here or by a server.
 
-mod explicit;
 mod remote;
 
 use std::io::IsTerminal;
@@ -17,9 +16,9 @@ use leoma_models::scheduler::SchedulerKind;
 use leoma_models::wan::pipeline::{Observer, Offload, Stage};
 use serde_json::json;
 
-use explicit::Explicit;
 use secrecy::SecretString;
 
+use super::layers::Resolved;
 use super::progress::Bars;
 use super::{DeviceArg, DtypeArg};
 use crate::generation::{
@@ -37,9 +36,6 @@ pub(super) enum Format {
 
 #[derive(Debug, Args)]
 pub(super) struct GenerateArgs {
-    // First: it looks at the values before the fields below take them.
-    #[command(flatten)]
-    explicit: Explicit,
     /// Checkpoint folder: diffusers or official layout.
     #[arg(
         long,
@@ -221,9 +217,9 @@ impl Observer for Follow {
     }
 }
 
-pub(super) fn run(args: GenerateArgs) -> Result<()> {
+pub(super) fn run(args: GenerateArgs, settings: &Resolved) -> Result<()> {
     match &args.host {
-        Some(host) => remote::run(&args, host),
+        Some(host) => remote::run(&args, host, settings),
         None => run_here(&args),
     }
 }

@@ -159,7 +159,7 @@ fn dispatch() -> anyhow::Result<ExitCode> {
     let cli = Cli::from_arg_matches(&resolved.matches).map_err(Failure::from)?;
     let config = cli.config.as_deref();
     match cli.command {
-        Command::Generate(args) => generate::run(*args)?,
+        Command::Generate(args) => generate::run(*args, &resolved)?,
         Command::Serve(args) => serve::run(*args)?,
         Command::Models(command) => models::run(command)?,
         Command::Doctor(args) => return doctor::run(&args, config),
