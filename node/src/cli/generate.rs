@@ -18,7 +18,7 @@ use serde_json::json;
 
 use secrecy::SecretString;
 
-use super::layers::Resolved;
+use super::layers::Origins;
 use super::progress::Bars;
 use super::{DeviceArg, DtypeArg};
 use crate::generation::{
@@ -36,6 +36,9 @@ pub(super) enum Format {
 
 #[derive(Debug, Args)]
 pub(super) struct GenerateArgs {
+    /// Where the values come from.
+    #[arg(skip)]
+    origins: Origins,
     /// Checkpoint folder: diffusers or official layout.
     #[arg(
         long,
@@ -171,6 +174,7 @@ impl GenerateArgs {
             seed: self.seed,
             noise_source: noise_source(self.noise.clone(), self.noise_source.clone())?,
             crf: self.crf,
+            ..GenerationRequest::default()
         })
     }
 }
@@ -217,9 +221,10 @@ impl Observer for Follow {
     }
 }
 
-pub(super) fn run(args: GenerateArgs, settings: &Resolved) -> Result<()> {
+pub(super) fn run(mut args: GenerateArgs, origins: Origins) -> Result<()> {
+    args.origins = origins;
     match &args.host {
-        Some(host) => remote::run(&args, host, settings),
+        Some(host) => remote::run(&args, host),
         None => run_here(&args),
     }
 }

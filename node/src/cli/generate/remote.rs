@@ -8,14 +8,12 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use clap::Arg;
 use secrecy::SecretString;
 use serde_json::{Map, Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Format, GenerateArgs, check_writable, read_image};
 use crate::Error;
-use crate::cli::layers::{Origin, Resolved};
 use crate::cli::progress::Bars;
 use crate::client::{Client, Update, Video};
 
@@ -44,12 +42,10 @@ const LOCAL_ONLY: [(&str, &str); 8] = [
 ];
 
 #[allow(clippy::print_stdout, clippy::print_stderr)]
-pub(super) fn run(args: &GenerateArgs, host: &str, settings: &Resolved) -> Result<()> {
+pub(super) fn run(args: &GenerateArgs, host: &str) -> Result<()> {
     let start = Instant::now();
-    let origin = |id| settings.origin(&Arg::new(id));
-    refuse_local_options(&origin)?;
-    let preset = !matches!(origin("preset"), Origin::Default | Origin::Unset);
-    let request = request(args, preset)?;
+    refuse_local_options(args)?;
+    let request = request(args)?;
     let client = Client::new(host, key(args)?.as_ref())?;
     check_writable(&args.output)?;
     if client.shows_key() {
@@ -101,9 +97,9 @@ pub(super) fn run(args: &GenerateArgs, host: &str, settings: &Resolved) -> Resul
     Ok(())
 }
 
-/// What was typed and would be ignored is refused. Environment and file may be the server's own.
-fn refuse_local_options(origin: &dyn Fn(&'static str) -> Origin) -> Result<(), Error> {
-    let typed = LOCAL_ONLY.iter().find(|(id, _)| origin(id) == Origin::Flag);
+/// What was typed and would be ignored is refused. The environment may be the server's own.
+fn refuse_local_options(args: &GenerateArgs) -> Result<(), Error> {
+    let typed = LOCAL_ONLY.iter().find(|(id, _)| args.origins.typed(id));
     match typed {
         None => Ok(()),
         Some((id, why)) => Err(Error::caller(
@@ -117,7 +113,7 @@ fn refuse_local_options(origin: &dyn Fn(&'static str) -> Origin) -> Result<(), E
 }
 
 /// The options as the server's fields: what was left open stays open there.
-fn request(args: &GenerateArgs, with_preset: bool) -> Result<Value, Error> {
+fn request(args: &GenerateArgs) -> Result<Value, Error> {
     let mut fields = Map::new();
     let mut set = |name: &str, value: Option<Value>| {
         if let Some(value) = value {
@@ -165,7 +161,7 @@ fn request(args: &GenerateArgs, with_preset: bool) -> Result<Value, Error> {
         noise_source.map(|source| source.to_string().into()),
     );
     set("crf", args.crf.map(Value::from));
-    if with_preset {
+    if args.origins.chosen("preset") {
         set("preset", Some(args.preset.name().into()));
     }
     Ok(Value::Object(fields))
