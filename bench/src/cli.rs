@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use crate::http::HttpArgs;
 use crate::measure::Plan;
 
 /// Interleaved A/B benchmarks of leoma against PyTorch and diffusers, in float32 on CPU.
@@ -19,6 +20,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Measure and write a JSON result.
     Run(RunArgs),
+    /// Measure servers over HTTP and write a JSON result: cost per request against FastAPI, overload.
+    Http(HttpArgs),
     /// Print results as Markdown tables, or write them into a page.
     Report(ReportArgs),
     /// One decode in this process with its peak memory (called by `run` in a fresh process).
@@ -99,7 +102,7 @@ pub(crate) struct RunArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ReportArgs {
-    /// Results written by `run`; of measurements in several files the last one counts.
+    /// Results written by `run` and `http`; of measurements in several files the last one counts.
     #[arg(required = true)]
     pub(crate) files: Vec<PathBuf>,
     /// Page to write the tables into, between its `bench:begin` and `bench:end` comments; without

@@ -4,13 +4,15 @@
 //! compared: a fast wrong answer fails the run.
 //!
 //! The path of a run: [`cli`] → [`run`] → a [`case`] from [`cases`], its other half in [`peer`] →
-//! [`measure`] (schedule) → [`mod@report`] (verdicts; [`stats`]) → [`markdown`].
+//! [`measure`] (schedule) → [`mod@report`] (verdicts; [`stats`]) → [`markdown`]. Servers under load are
+//! measured by [`http`], against FastAPI.
 
 mod case;
 mod cases;
 mod cli;
 mod clock;
 mod env;
+mod http;
 mod markdown;
 mod measure;
 mod peer;
@@ -47,6 +49,7 @@ fn dispatch(cli: Cli) -> Result<()> {
             with_threads(args.threads())?;
             run::run(&args)
         }
+        Command::Http(args) => http::run(&args),
         Command::Report(args) => report(&args),
         Command::MemoryProbe(args) => {
             let probe = cases::vae_decode::probe_memory(args.size, &args.work_dir)?;

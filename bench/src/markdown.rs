@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
+use crate::http::{self, HttpReport};
 use crate::measure::Subject;
 use crate::report::{Measurement, Memory, Offload, Report, holds};
 use crate::stats::Ratio;
@@ -18,6 +19,8 @@ const END: &str = "<!-- bench:end -->";
 pub(crate) fn render(reports: &[Report]) -> String {
     let mut kept: Vec<(&Report, &Measurement)> = Vec::new();
     let mut offload: Option<(&Report, &Offload)> = None;
+    let mut comparison: Option<(&Report, &HttpReport)> = None;
+    let mut overload: Option<(&Report, &HttpReport)> = None;
     for report in reports {
         for measurement in &report.measurements {
             match kept
@@ -31,6 +34,13 @@ pub(crate) fn render(reports: &[Report]) -> String {
         if let Some(found) = &report.offload {
             offload = Some((report, found));
         }
+        if let Some(found) = &report.http {
+            if found.overloads.is_empty() {
+                comparison = Some((report, found));
+            } else {
+                overload = Some((report, found));
+            }
+        }
     }
     let mut text = String::new();
     time_table(&mut text, &kept);
@@ -38,6 +48,18 @@ pub(crate) fn render(reports: &[Report]) -> String {
     warnings(&mut text, &kept);
     let mut used: Vec<&Report> = kept.iter().map(|(report, _)| *report).collect();
     used.extend(offload.map(|(report, _)| report));
+    let serving = [
+        ("Serving", comparison),
+        ("Serving under overload", overload),
+    ];
+    for (title, (report, found)) in serving
+        .into_iter()
+        .filter_map(|(title, found)| Some((title, found?)))
+    {
+        let _ = writeln!(text, "\n### {title}\n");
+        http::render(&mut text, found);
+        used.push(report);
+    }
     environments(&mut text, reports, &used);
     text
 }
@@ -187,26 +209,28 @@ fn environments(text: &mut String, reports: &[Report], used: &[&Report]) {
         let versions: Vec<String> = env
             .peer_versions
             .iter()
-            .map(|(name, version)| format!("{name} {version}"))
+            .map(|(name, version)| format!(", {name} {version}"))
             .collect();
+        let threads = match report.http {
+            Some(_) => "one worker process each".to_owned(),
+            None => format!("{} threads on both sides", env.threads),
+        };
         let _ = writeln!(
             text,
-            "- {}: {}, {} cores, {} threads on both sides, {}, {} build at {}, {}; load average at the \
-             start {:.1}.",
+            "- {}: {}, {} cores, {threads}, {}, {} build at {}{}; load average at the start {:.1}.",
             report.date,
             env.cpu_model,
             env.cores,
-            env.threads,
             env.rustc,
             env.profile,
             env.git,
-            versions.join(", "),
+            versions.concat(),
             env.load_average,
         );
     }
 }
 
-fn verdict(ratio: f64, limit: f64) -> &'static str {
+pub(crate) fn verdict(ratio: f64, limit: f64) -> &'static str {
     if holds(ratio, limit) {
         "holds"
     } else {
@@ -214,7 +238,7 @@ fn verdict(ratio: f64, limit: f64) -> &'static str {
     }
 }
 
-fn interval(ratio: &Ratio) -> String {
+pub(crate) fn interval(ratio: &Ratio) -> String {
     format!(
         "**{:.2}** ({:.2}–{:.2})",
         ratio.ratio, ratio.ratio_low, ratio.ratio_high
@@ -229,7 +253,7 @@ fn seconds(seconds: f64) -> String {
     }
 }
 
-fn mebibytes(bytes: u64) -> String {
+pub(crate) fn mebibytes(bytes: u64) -> String {
     format!("{:.0} MiB", bytes as f64 / f64::from(1 << 20))
 }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::Size;
 use crate::env::Environment;
+use crate::http::HttpReport;
 use crate::measure::{Plan, Sample, Samples, Subject};
 use crate::peer::MemoryProbe;
 use crate::stats::{self, Ratio};
@@ -34,6 +35,9 @@ pub(crate) struct Report {
     pub(crate) measurements: Vec<Measurement>,
     /// Memory of expert offload, when that was measured.
     pub(crate) offload: Option<Offload>,
+    /// Servers under load, when that was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) http: Option<HttpReport>,
 }
 
 /// One comparison of leoma and PyTorch.
@@ -367,6 +371,7 @@ pub(crate) mod tests {
             },
             measurements,
             offload: None,
+            http: None,
         }
     }
 

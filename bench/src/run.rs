@@ -48,6 +48,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
         environment,
         measurements: Vec::new(),
         offload: None,
+        http: None,
     };
     // Expert offload goes first: it is about memory, and so far this process holds little of it.
     if wants_offload {

@@ -12,3 +12,4 @@ pub mod wan;
 pub mod weights;
 
 pub use error::{Error, Fault, Result};
+pub use leoma_kernels::Isa;

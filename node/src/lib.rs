@@ -1,10 +1,13 @@
 //! GPU-local node for the Leoma subnet: generates and serves Wan 2.2 video.
 
 pub mod cli;
+pub mod client;
 pub mod engine;
 pub mod error;
 pub mod generation;
 pub mod http;
 pub mod media;
+pub mod store;
+pub mod tls;
 
 pub use error::{Error, Result};

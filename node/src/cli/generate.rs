@@ -1,4 +1,7 @@
-//! `leoma-node generate`: one clip on the command line.
+//! `leoma-node generate`: one clip on the command line, made here or by a server.
+
+mod explicit;
+mod remote;
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -13,6 +16,9 @@ use leoma_models::noise::NoiseSource;
 use leoma_models::scheduler::SchedulerKind;
 use leoma_models::wan::pipeline::{Observer, Offload, Stage};
 use serde_json::json;
+
+use explicit::Explicit;
+use secrecy::SecretString;
 
 use super::progress::Bars;
 use super::{DeviceArg, DtypeArg};
@@ -31,9 +37,42 @@ pub(super) enum Format {
 
 #[derive(Debug, Args)]
 pub(super) struct GenerateArgs {
+    // First: it looks at the values before the fields below take them.
+    #[command(flatten)]
+    explicit: Explicit,
     /// Checkpoint folder: diffusers or official layout.
-    #[arg(long, value_name = "DIR", env = "LEOMA_NODE_MODEL")]
-    model: PathBuf,
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "LEOMA_NODE_MODEL",
+        required_unless_present = "host"
+    )]
+    model: Option<PathBuf>,
+    /// Have the clip made by the leoma-node server at this address (http:// or https://).
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "LEOMA_NODE_REMOTE",
+        help_heading = "Server"
+    )]
+    host: Option<String>,
+    /// File with the server's key.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "LEOMA_NODE_API_KEY_FILE",
+        help_heading = "Server"
+    )]
+    api_key_file: Option<PathBuf>,
+    /// The key itself, for the environment: others see a command line. A file goes first.
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "LEOMA_NODE_API_KEY",
+        hide_env_values = true,
+        help_heading = "Server"
+    )]
+    api_key: Option<SecretString>,
     /// First frame (PNG, JPEG or WebP). Without it: text to video, where the model can.
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
@@ -167,7 +206,7 @@ struct Follow {
 
 impl Observer for Follow {
     fn progress(&mut self, stage: Stage, done: usize, total: usize) {
-        self.bars.progress(stage, done, total);
+        self.bars.progress(stage.name(), done as u64, total as u64);
     }
 
     fn wants_tensors(&self) -> bool {
@@ -182,17 +221,27 @@ impl Observer for Follow {
     }
 }
 
-#[allow(clippy::print_stdout, clippy::print_stderr)]
 pub(super) fn run(args: GenerateArgs) -> Result<()> {
+    match &args.host {
+        Some(host) => remote::run(&args, host),
+        None => run_here(&args),
+    }
+}
+
+#[allow(clippy::print_stdout, clippy::print_stderr)]
+fn run_here(args: &GenerateArgs) -> Result<()> {
+    let Some(model) = &args.model else {
+        return Err(crate::Error::caller("model", "name the checkpoint's folder").into());
+    };
     let request = args.request()?;
     let device = args.device.open()?;
-    let mut generator = Generator::open(&args.model, args.dtype.0, &device, args.offload)?;
+    let mut generator = Generator::open(model, args.dtype.0, &device, args.offload)?;
     let (settings, image) = generator.resolver().resolve(&request, args.preset)?;
     for warning in &settings.warnings {
         eprintln!("warning: {warning}");
     }
     if args.print_config {
-        print_config(&settings, &args);
+        print_config(&settings, args);
         return Ok(());
     }
     // A build without a video encoder can still write the frames, when they were asked for.

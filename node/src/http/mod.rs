@@ -7,11 +7,15 @@
 //!
 //! Every error is JSON, `{"detail": "…", "code": "…"}`; `error.rs` holds the table of status codes.
 
+mod auth;
 mod base64;
 mod body;
+mod connection;
 mod error;
+mod fetch;
 mod fields;
 mod generate;
+mod public_address;
 mod server;
 
 use std::sync::Arc;
@@ -26,8 +30,10 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::engine::Engine;
 
+pub use auth::{Access, AccessOptions, check_access, check_key, is_public, read_key_file};
 pub use error::ApiError;
-pub use server::{ServerOptions, serve};
+pub use fetch::{FetchError, FetchOptions, Fetcher, Resolver, Rule};
+pub use server::{ServerOptions, raise_file_limit, serve};
 
 /// What one request may ask for. The checkpoint's own rules come on top.
 #[derive(Debug, Clone)]

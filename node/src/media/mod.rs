@@ -8,7 +8,7 @@ pub mod frames;
 pub mod image;
 pub mod png;
 pub mod prepare;
-mod publish;
+pub(crate) mod publish;
 pub mod resize;
 pub mod video;
 

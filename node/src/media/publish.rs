@@ -11,14 +11,14 @@ use super::error::{MediaError, Result};
 
 /// A temporary file in the folder of the file it will become; removed when dropped.
 #[derive(Debug)]
-pub(super) struct Pending {
+pub(crate) struct Pending {
     file: NamedTempFile,
     target: PathBuf,
 }
 
 impl Pending {
     /// Opens a temporary file beside `target`.
-    pub(super) fn beside(target: &Path) -> Result<Self> {
+    pub(crate) fn beside(target: &Path) -> Result<Self> {
         if target.is_dir() {
             let source = io::Error::from(io::ErrorKind::IsADirectory);
             return Err(MediaError::writing(target, source));
@@ -32,7 +32,7 @@ impl Pending {
 
     /// Opens a temporary file in `folder` that is read back and never published.
     #[cfg(feature = "ffmpeg")]
-    pub(super) fn within(folder: &Path) -> Result<Self> {
+    pub(crate) fn within(folder: &Path) -> Result<Self> {
         let file = temporary(folder).map_err(|e| MediaError::writing(folder, e))?;
         Ok(Self {
             file,
@@ -42,28 +42,28 @@ impl Pending {
 
     /// Where the bytes go for now.
     #[cfg(feature = "ffmpeg")]
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.file.path()
     }
 
     /// The file for now.
-    pub(super) fn file(&mut self) -> &mut File {
+    pub(crate) fn file(&mut self) -> &mut File {
         self.file.as_file_mut()
     }
 
     #[cfg(feature = "ffmpeg")]
     /// The name the file will have, for messages.
-    pub(super) fn target(&self) -> &Path {
+    pub(crate) fn target(&self) -> &Path {
         &self.target
     }
 
     /// Sorts an error met while writing this file.
-    pub(super) fn error(&self, source: io::Error) -> MediaError {
+    pub(crate) fn error(&self, source: io::Error) -> MediaError {
         MediaError::writing(&self.target, source)
     }
 
     /// Writes everything to the disk and renames; replaces a file of that name.
-    pub(super) fn publish(self) -> Result<PathBuf> {
+    pub(crate) fn publish(self) -> Result<PathBuf> {
         let Self { file, target } = self;
         file.as_file()
             .sync_all()
@@ -80,7 +80,7 @@ impl Pending {
 
     /// The bytes written so far; the file is removed.
     #[cfg(feature = "ffmpeg")]
-    pub(super) fn into_bytes(self) -> Result<Vec<u8>> {
+    pub(crate) fn into_bytes(self) -> Result<Vec<u8>> {
         fs::read(self.file.path()).map_err(|e| MediaError::writing(&self.target, e))
     }
 }
