@@ -1,7 +1,7 @@
 // One job beside the form: its progress while it runs, then the clip, its parameters and the command that repeats it.
 
 import * as api from './api.js';
-import { $, STAGES, active, bytes, calm, duration, el, fileName, problem, quoted, shell, stageWord, statusOf, toast } from './ui.js';
+import { $, STAGES, active, bytes, calm, duration, el, fileName, placeWord, problem, quoted, shell, stageWord, statusOf, toast } from './ui.js';
 
 const ID = /^#(video_[0-9a-f]+)$/;
 const TITLE = document.title;
@@ -163,7 +163,7 @@ export class Job {
     const percent = Math.floor(live.progress ?? 0);
     const counted = live.stage === 'denoise' && live.total ? `, step ${live.done} of ${live.total}` : '';
     let now = `${stageWord(live.stage)}${counted}`;
-    if (live.stage === 'queued') now = this.#place(live.position);
+    if (live.stage === 'queued') now = placeWord(live.position);
     if (live.interrupted) now = 'Connection lost, trying again';
     const times = [];
     if (live.started) times.push(`${duration(live.at - live.started + since)} so far`);
@@ -191,11 +191,6 @@ export class Job {
     const { word, look } = statusOf(video);
     if ($('result-status')?.textContent === word) return;
     $('result-title').replaceChildren('Result', el('span', { class: `pill ${look}`, id: 'result-status' }, word));
-  }
-
-  #place(position) {
-    if (!position) return 'Waiting in the queue';
-    return position === 1 ? 'Next in the queue' : `Place ${position} in the queue`;
   }
 
   #tell(text) {

@@ -117,10 +117,21 @@ mod tests {
 
     #[test]
     fn times_and_sizes_round_trip() {
-        for (text, seconds) in [("30", 30), ("90s", 90), ("5m", 300), ("7d", 604_800), ("1 h", 3_600)] {
+        for (text, seconds) in [
+            ("30", 30),
+            ("90s", 90),
+            ("5m", 300),
+            ("7d", 604_800),
+            ("1 h", 3_600),
+        ] {
             assert_eq!(text.parse::<Seconds>().unwrap().0.as_secs(), seconds);
         }
-        for (text, bytes) in [("4096", 4096), ("64MiB", 64 << 20), ("20GB", 20_000_000_000), ("1.5 KiB", 1536)] {
+        for (text, bytes) in [
+            ("4096", 4096),
+            ("64MiB", 64 << 20),
+            ("20GB", 20_000_000_000),
+            ("1.5 KiB", 1536),
+        ] {
             assert_eq!(text.parse::<Bytes>().unwrap().0, bytes);
         }
         for text in ["300s", "5m", "2h", "7d", "0s", "1500ms"] {
