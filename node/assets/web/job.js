@@ -137,8 +137,19 @@ export class Job {
     const picture = this.#picture && el('img', { src: this.#picture, alt: '' });
     this.#stage('running', picture, el('p', { class: 'percent', 'aria-hidden': 'true' }));
     $('stages').replaceChildren(...STAGES.slice(1).map(([name, word]) => el('li', { 'data-stage': name }, word)));
-    this.#clock = setInterval(() => this.#draw(), 1000);
+    let seconds = 0;
+    this.#clock = setInterval(() => {
+      seconds += 1;
+      if (this.#live.stage === 'queued' && seconds % 4 === 0) this.#askPlace(video.id);
+      this.#draw();
+    }, 1000);
     this.#draw();
+  }
+
+  /** The queue moves without an event of this job. */
+  async #askPlace(id) {
+    const video = await api.json(`/v1/videos/${id}`).catch(() => null);
+    if (video?.status === 'queued' && this.#video?.id === id) this.#live.position = video.queue_position;
   }
 
   #take({ type, data }) {

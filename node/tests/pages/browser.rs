@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// How long a test waits for something that must happen.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Name of an element's reference in the protocol.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
@@ -39,7 +39,7 @@ pub(crate) struct Browser {
     address: SocketAddr,
     session: String,
     http: reqwest::Client,
-    _profile: TempDir,
+    profile: TempDir,
 }
 
 /// Whether tests with a browser are switched off by hand.
@@ -99,13 +99,13 @@ impl Browser {
             address,
             session: String::new(),
             http: http_client(),
-            _profile: profile,
+            profile: profile,
         };
         let mut chrome = json!({"args": [
             "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
             "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--force-device-scale-factor=1",
             format!("--window-size={},{}", DESKTOP[0], DESKTOP[1]),
-            format!("--user-data-dir={}", browser._profile.path().display()),
+            format!("--user-data-dir={}", browser.profile.path().display()),
         ]});
         if let Ok(binary) = std::env::var("LEOMA_TEST_CHROME") {
             chrome["binary"] = json!(binary);

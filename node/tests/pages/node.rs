@@ -13,7 +13,7 @@ use crate::browser::{PATIENCE, http_client};
 /// Slow enough to watch, quick enough to wait for.
 pub(crate) const WATCHABLE: &str = "step_s = 0.1\ndecode_s = 0.2\n";
 /// Longer than any test.
-pub(crate) const ENDLESS: &str = "step_s = 5.0\n";
+pub(crate) const ENDLESS: &str = "step_s = 60.0\n";
 
 /// A running node; it ends, and what it wrote goes, with the value.
 pub(crate) struct Node {
