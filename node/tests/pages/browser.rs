@@ -99,7 +99,7 @@ impl Browser {
             address,
             session: String::new(),
             http: http_client(),
-            profile: profile,
+            profile,
         };
         let mut chrome = json!({"args": [
             "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
