@@ -2,6 +2,7 @@
 
 use leoma_models::Fault;
 
+use crate::generation::OutputFault;
 use crate::media::MediaError;
 
 /// Result of this crate.
@@ -17,6 +18,15 @@ pub enum Error {
     /// Pictures or video files.
     #[error(transparent)]
     Media(#[from] MediaError),
+    /// The clip was made, and must not be handed out.
+    #[error("{0}")]
+    Output(OutputFault),
+}
+
+impl From<OutputFault> for Error {
+    fn from(fault: OutputFault) -> Self {
+        Self::Output(fault)
+    }
 }
 
 impl Error {
@@ -30,6 +40,7 @@ impl Error {
         match self {
             Self::Model(error) => error.fault(),
             Self::Media(error) => error.fault(),
+            Self::Output(_) => Fault::Artifact,
         }
     }
 
@@ -46,7 +57,7 @@ impl Error {
                 source.kind(),
                 std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
             ),
-            Self::Model(_) => false,
+            Self::Model(_) | Self::Output(_) => false,
         }
     }
 }

@@ -6,8 +6,12 @@ pub mod engine;
 pub mod error;
 pub mod generation;
 pub mod http;
+pub mod jobs;
 pub mod media;
+pub mod service;
 pub mod store;
+pub mod telemetry;
+pub mod time;
 pub mod tls;
 
 pub use error::{Error, Result};

@@ -1,6 +1,7 @@
 //! Wan 2.1 and 2.2: configuration, transformer, VAE, pipeline.
 
 mod config;
+pub mod cost;
 pub mod pipeline;
 pub mod transformer;
 pub mod vae;

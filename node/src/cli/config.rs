@@ -140,7 +140,7 @@ struct Row {
 
 impl Row {
     fn new(arg: &Arg, resolved: &Resolved) -> Self {
-        let origin = resolved.origin(arg);
+        let origin = resolved.origin(arg.get_id().as_str());
         let secret = is_secret(arg);
         let raw: Vec<String> = resolved
             .leaf()

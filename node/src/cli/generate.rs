@@ -1,6 +1,5 @@
 //! `leoma-node generate`: one clip on the command line, made here or by a server.
 
-mod explicit;
 mod remote;
 
 use std::io::IsTerminal;
@@ -17,9 +16,9 @@ use leoma_models::scheduler::SchedulerKind;
 use leoma_models::wan::pipeline::{Observer, Offload, Stage};
 use serde_json::json;
 
-use explicit::Explicit;
 use secrecy::SecretString;
 
+use super::layers::Origins;
 use super::progress::Bars;
 use super::{DeviceArg, DtypeArg};
 use crate::generation::{
@@ -37,9 +36,9 @@ pub(super) enum Format {
 
 #[derive(Debug, Args)]
 pub(super) struct GenerateArgs {
-    // First: it looks at the values before the fields below take them.
-    #[command(flatten)]
-    explicit: Explicit,
+    /// Where the values come from.
+    #[arg(skip)]
+    origins: Origins,
     /// Checkpoint folder: diffusers or official layout.
     #[arg(
         long,
@@ -175,6 +174,7 @@ impl GenerateArgs {
             seed: self.seed,
             noise_source: noise_source(self.noise.clone(), self.noise_source.clone())?,
             crf: self.crf,
+            ..GenerationRequest::default()
         })
     }
 }
@@ -221,7 +221,8 @@ impl Observer for Follow {
     }
 }
 
-pub(super) fn run(args: GenerateArgs) -> Result<()> {
+pub(super) fn run(mut args: GenerateArgs, origins: Origins) -> Result<()> {
+    args.origins = origins;
     match &args.host {
         Some(host) => remote::run(&args, host),
         None => run_here(&args),

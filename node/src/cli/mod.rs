@@ -19,6 +19,7 @@ mod target;
 mod units;
 
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -129,12 +130,10 @@ fn grouped(root: &clap::Command) -> String {
         if names.is_empty() {
             continue;
         }
-        text.push_str(&format!("{title}:\n"));
+        // Writing into a text cannot fail.
+        let _ = writeln!(text, "{title}:");
         for name in names {
-            text.push_str(&format!(
-                "  {name:<12} {}\n",
-                about(name).unwrap_or_default()
-            ));
+            let _ = writeln!(text, "  {name:<12} {}", about(name).unwrap_or_default());
         }
         text.push('\n');
     }
@@ -159,7 +158,7 @@ fn dispatch() -> anyhow::Result<ExitCode> {
     let cli = Cli::from_arg_matches(&resolved.matches).map_err(Failure::from)?;
     let config = cli.config.as_deref();
     match cli.command {
-        Command::Generate(args) => generate::run(*args)?,
+        Command::Generate(args) => generate::run(*args, resolved.origins())?,
         Command::Serve(args) => serve::run(*args)?,
         Command::Models(command) => models::run(command)?,
         Command::Doctor(args) => return doctor::run(&args, config),
@@ -172,7 +171,7 @@ fn dispatch() -> anyhow::Result<ExitCode> {
 
 /// Writes data to stdout; a reader that has seen enough is no error.
 fn output(text: &[u8]) -> anyhow::Result<()> {
-    use std::io::{ErrorKind, Write};
+    use std::io::{ErrorKind, Write as _};
     let mut out = std::io::stdout().lock();
     match out.write_all(text).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {

@@ -1,72 +1,278 @@
-//! `leoma-node serve`: a checkpoint behind the HTTP endpoint.
+//! `leoma-node serve`: a checkpoint behind HTTP.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use leoma_models::Error;
 use leoma_models::wan::pipeline::Offload;
-use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::Notify;
+use secrecy::SecretString;
 
+use super::units::{Bytes, Seconds};
 use super::{DeviceArg, DtypeArg};
-use crate::engine::{Engine, WanBackend};
+use crate::engine::{EngineOptions, WanOptions};
 use crate::generation::Preset;
-use crate::http::{Limits, ServerOptions, router, serve};
+use crate::http::{
+    Access, AccessOptions, FetchOptions, Fetcher, Limits, Profile, ServerOptions, check_key,
+    read_key_file,
+};
+use crate::service::{self, Model, ServiceOptions};
+use crate::store::StoreOptions;
+use crate::telemetry::Metrics;
 
-/// After the drain timeout, time for a cancelled job to reach its next step and clean up.
-const CANCEL_GRACE: Duration = Duration::from_secs(10);
+/// Silence of a job on a GPU that cannot be work: a transformer block takes seconds at most.
+const GPU_STALL: Duration = Duration::from_secs(120);
+/// On a processor one block of a large model can take minutes.
+const CPU_STALL: Duration = Duration::from_secs(1800);
+/// Time for fetching one picture.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
     /// Checkpoint folder: diffusers or official layout.
-    #[arg(long, value_name = "DIR", env = "LEOMA_NODE_MODEL")]
-    model: PathBuf,
-    /// Address to listen on. There is no authentication yet: keep it local, or behind a proxy that has it.
-    #[arg(long, default_value = "127.0.0.1", env = "LEOMA_NODE_HOST")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "LEOMA_NODE_MODEL",
+        required_unless_present = "fake_engine"
+    )]
+    model: Option<PathBuf>,
+    /// Serve a scripted engine in place of a checkpoint: load tests, development of clients.
+    #[arg(
+        long,
+        value_name = "SCRIPT.toml",
+        env = "LEOMA_NODE_FAKE_ENGINE",
+        conflicts_with = "model"
+    )]
+    fake_engine: Option<PathBuf>,
+    /// Name of the model in the API; default: the folder's name.
+    #[arg(long, value_name = "NAME", env = "LEOMA_NODE_MODEL_NAME")]
+    model_name: Option<String>,
+    /// Revision (commit) of the checkpoint, told to who asks.
+    #[arg(long, value_name = "SHA", env = "LEOMA_NODE_REVISION")]
+    revision: Option<String>,
+    /// Address to listen on. Other than loopback only with an API key.
+    #[arg(
+        long,
+        default_value = "127.0.0.1",
+        env = "LEOMA_NODE_HOST",
+        help_heading = "Network"
+    )]
     host: IpAddr,
     /// Port; 0 picks a free one and prints it.
-    #[arg(long, default_value_t = 8000, env = "LEOMA_NODE_PORT")]
+    #[arg(
+        long,
+        default_value_t = 8000,
+        env = "LEOMA_NODE_PORT",
+        help_heading = "Network"
+    )]
     port: u16,
-    /// Family of defaults for what a request leaves out: leoma, diffusers or official.
-    #[arg(long, default_value = "leoma", env = "LEOMA_NODE_PRESET")]
-    preset: Preset,
-    /// Compute type: f32, bf16 or f16.
-    #[arg(long, default_value = "f32", env = "LEOMA_NODE_DTYPE")]
-    dtype: DtypeArg,
-    /// Where to compute: cpu, cuda, cuda:N or auto.
-    #[arg(long, default_value = "auto", env = "LEOMA_NODE_DEVICE")]
-    device: DeviceArg,
-    /// What to keep in memory: none (offload nothing) or experts (one expert at a time).
-    #[arg(long, default_value = "none", env = "LEOMA_NODE_OFFLOAD")]
-    offload: Offload,
-    /// Jobs that may wait behind the running one; more are answered 429.
-    #[arg(long, value_name = "N", default_value_t = 4, env = "LEOMA_NODE_QUEUE")]
-    queue: usize,
+    /// File with the key that callers must show.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "LEOMA_NODE_API_KEY_FILE",
+        help_heading = "Network"
+    )]
+    api_key_file: Option<PathBuf>,
+    /// The key itself; better in the environment or in a file than on the command line, where others see it.
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "LEOMA_NODE_API_KEY",
+        hide_env_values = true,
+        conflicts_with = "api_key_file",
+        help_heading = "Network"
+    )]
+    api_key: Option<SecretString>,
+    /// Host names by which this server may be called without a key, besides loopback; repeat or separate by comma.
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_delimiter = ',',
+        env = "LEOMA_NODE_ALLOWED_HOST",
+        help_heading = "Network"
+    )]
+    allowed_host: Vec<String>,
+    /// Fetch pictures that requests name by https URL. Off: such requests are refused.
+    #[arg(long, env = "LEOMA_NODE_IMAGE_URLS", help_heading = "Network")]
+    image_urls: bool,
+    /// Hosts that pictures may be fetched from; default: any public one.
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_delimiter = ',',
+        env = "LEOMA_NODE_IMAGE_URL_HOST",
+        help_heading = "Network"
+    )]
+    image_url_host: Vec<String>,
+    /// Connections open at a time; beyond it the longest idle one is closed.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1024,
+        env = "LEOMA_NODE_MAX_CONNECTIONS",
+        help_heading = "Network"
+    )]
+    max_connections: usize,
     /// Largest request body; a larger one is answered 413.
     #[arg(
         long,
         value_name = "BYTES",
-        default_value_t = Limits::default().max_body_bytes,
-        env = "LEOMA_NODE_MAX_BODY_BYTES"
+        default_value = "32MiB",
+        env = "LEOMA_NODE_MAX_BODY_BYTES",
+        help_heading = "Network"
     )]
-    max_body_bytes: usize,
-    /// Seconds that requests in flight may take to finish after a stop signal; a second signal ends at once.
+    max_body_bytes: Bytes,
+    /// Family of defaults for what a request leaves out: leoma, diffusers or official.
     #[arg(
         long,
-        value_name = "S",
-        default_value_t = 30,
-        env = "LEOMA_NODE_DRAIN_TIMEOUT"
+        default_value = "leoma",
+        env = "LEOMA_NODE_PRESET",
+        help_heading = "Generation"
     )]
-    drain_timeout: u64,
-    /// Folder for clips while they are written; default: the system's temporary folder.
-    #[arg(long, value_name = "DIR", env = "LEOMA_NODE_SCRATCH_DIR")]
-    scratch_dir: Option<PathBuf>,
+    preset: Preset,
+    /// Vocabulary and defaults of the Chutes routes: leoma, chutes-wan22 or chutes-wan21.
+    #[arg(
+        long,
+        default_value = "leoma",
+        env = "LEOMA_NODE_PROFILE",
+        help_heading = "Generation"
+    )]
+    profile: Profile,
+    /// Compute type: f32, bf16 or f16.
+    #[arg(
+        long,
+        default_value = "f32",
+        env = "LEOMA_NODE_DTYPE",
+        help_heading = "Generation"
+    )]
+    dtype: DtypeArg,
+    /// Where to compute: cpu, cuda, cuda:N or auto.
+    #[arg(
+        long,
+        default_value = "auto",
+        env = "LEOMA_NODE_DEVICE",
+        help_heading = "Generation"
+    )]
+    device: DeviceArg,
+    /// What to keep in memory: none (offload nothing) or experts (one expert at a time).
+    #[arg(
+        long,
+        default_value = "none",
+        env = "LEOMA_NODE_OFFLOAD",
+        help_heading = "Generation"
+    )]
+    offload: Offload,
+    /// Requests that may wait behind the running one; more are answered 429.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 4,
+        env = "LEOMA_NODE_QUEUE",
+        help_heading = "Queue"
+    )]
+    queue: usize,
+    /// Jobs of /v1/videos that may wait; more are answered 429.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 256,
+        env = "LEOMA_NODE_MAX_JOBS",
+        help_heading = "Queue"
+    )]
+    max_jobs: usize,
+    /// Time in which a waiting client must have its clip, or is refused at once; 0: no limit.
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "300s",
+        env = "LEOMA_NODE_DEADLINE",
+        help_heading = "Queue"
+    )]
+    deadline: Seconds,
+    /// Time without any progress after which a job counts as hung; default: 2m on a GPU, 30m on the CPU.
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "LEOMA_NODE_STALL_TIMEOUT",
+        help_heading = "Queue"
+    )]
+    stall_timeout: Option<Seconds>,
+    /// Time between self-tests with a known result; 0: only at start.
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "1h",
+        env = "LEOMA_NODE_CANARY_INTERVAL",
+        help_heading = "Queue"
+    )]
+    canary_interval: Seconds,
+    /// Time that requests in flight may take to finish after a stop signal; a second signal ends at once.
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "30s",
+        env = "LEOMA_NODE_DRAIN_TIMEOUT",
+        help_heading = "Queue"
+    )]
+    drain_timeout: Seconds,
+    /// Folder for jobs and clips; default: $STATE_DIRECTORY, else leoma-node in the user's data folder.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "LEOMA_NODE_DATA_DIR",
+        help_heading = "Storage"
+    )]
+    data_dir: Option<PathBuf>,
+    /// Age at which finished jobs and their clips are removed; 0: never.
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "7d",
+        env = "LEOMA_NODE_RETENTION_AGE",
+        help_heading = "Storage"
+    )]
+    retention_age: Seconds,
+    /// Bytes of clips kept; beyond it the oldest are removed.
+    #[arg(
+        long,
+        value_name = "BYTES",
+        default_value = "20GiB",
+        env = "LEOMA_NODE_RETENTION_BYTES",
+        help_heading = "Storage"
+    )]
+    retention_bytes: Bytes,
+    /// Free space that must be left; below it the server takes no jobs and is not ready.
+    #[arg(
+        long,
+        value_name = "BYTES",
+        default_value = "1GiB",
+        env = "LEOMA_NODE_MIN_FREE_BYTES",
+        help_heading = "Storage"
+    )]
+    min_free_bytes: Bytes,
+    /// User name under which this node appears as a chute.
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "local",
+        env = "LEOMA_NODE_CHUTE_USERNAME",
+        help_heading = "Chutes"
+    )]
+    chute_username: String,
+    /// Name under which this node appears as a chute; default: the model's name.
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "LEOMA_NODE_CHUTE_NAME",
+        help_heading = "Chutes"
+    )]
+    chute_name: Option<String>,
 }
 
 pub(super) fn run(args: ServeArgs) -> Result<()> {
@@ -76,105 +282,151 @@ pub(super) fn run(args: ServeArgs) -> Result<()> {
             "this build writes no MP4; build it with the default feature `ffmpeg` to serve";
         return Err(Error::local(message).into());
     }
-    let drain_timeout = Duration::from_secs(args.drain_timeout);
-    let address = SocketAddr::new(args.host, args.port);
-    let limits = Limits {
-        max_body_bytes: args.max_body_bytes,
-        ..Limits::default()
-    };
-    let engine = Arc::new(start_engine(args)?);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("cannot start the network threads")?;
-    runtime.block_on(serve_until_signal(engine, address, limits, drain_timeout))
+    service::run(args.options()?)
 }
 
-/// Loads the model on the engine thread. The port is not open yet: a caller that can connect gets clips.
-fn start_engine(args: ServeArgs) -> Result<Engine> {
-    let scratch = args.scratch_dir.unwrap_or_else(std::env::temp_dir);
-    tempfile::tempfile_in(&scratch).map_err(|error| {
-        let message = format!("{} cannot be written: {error}", scratch.display());
-        Error::caller("scratch_dir", message)
-    })?;
-    tracing::info!(model = %args.model.display(), "loading");
-    let device = args.device.open()?;
-    let (dtype, preset, offload) = (args.dtype.0, args.preset, args.offload);
-    let model = args.model;
-    Engine::start(args.queue, move || -> Result<WanBackend> {
-        Ok(WanBackend::open(
-            &model, preset, dtype, &device, offload, scratch,
-        )?)
-    })
-}
-
-async fn serve_until_signal(
-    engine: Arc<Engine>,
-    address: SocketAddr,
-    limits: Limits,
-    drain_timeout: Duration,
-) -> Result<()> {
-    let stop = watch_signals().context("cannot watch for stop signals")?;
-    let listener = TcpListener::bind(address).await.map_err(|error| {
-        Error::caller("host, port", format!("cannot listen on {address}: {error}"))
-    })?;
-    announce(listener.local_addr().context("the socket has no address")?)?;
-    tracing::info!(model = ?engine.info(), "ready");
-    let options = ServerOptions {
-        drain_timeout,
-        ..ServerOptions::default()
-    };
-    let routes = router(Arc::clone(&engine), limits);
-    let drained = serve(listener, routes, &options, async { stop.notified().await }, || {
-        tracing::info!(load = ?engine.load(), "stopping: requests in flight are finished first");
-        engine.close();
-    })
-    .await;
-    if !drained {
-        tracing::warn!("some requests did not finish in time and are cancelled");
+impl ServeArgs {
+    fn options(self) -> Result<ServiceOptions, Error> {
+        let access = self.access()?;
+        let fetcher = self.fetcher()?;
+        let data_dir = match &self.data_dir {
+            Some(dir) => dir.clone(),
+            None => default_data_dir()?,
+        };
+        let device = self.device.open()?;
+        let stall = if device.is_cuda() {
+            GPU_STALL
+        } else {
+            CPU_STALL
+        };
+        let stall_timeout = match self.stall_timeout {
+            Some(time) => time.limit(),
+            None => Some(stall),
+        };
+        let scratch = data_dir.join("scratch");
+        let model = match (self.fake_engine, self.model) {
+            (Some(script), _) => Model::Fake {
+                script,
+                preset: self.preset,
+                name: self.model_name,
+                scratch,
+            },
+            (None, Some(model)) => Model::Wan(Box::new(WanOptions {
+                model,
+                name: self.model_name,
+                revision: self.revision,
+                preset: self.preset,
+                dtype: self.dtype.0,
+                device,
+                offload: self.offload,
+                scratch,
+            })),
+            (None, None) => {
+                return Err(Error::caller(
+                    "model",
+                    "is missing; name a checkpoint folder",
+                ));
+            }
+        };
+        let max_body_bytes = usize::try_from(self.max_body_bytes.0)
+            .ok()
+            .filter(|bytes| (1 << 10..=1 << 30).contains(bytes))
+            .ok_or_else(|| Error::caller("max_body_bytes", "is not between 1KiB and 1GiB"))?;
+        Ok(ServiceOptions {
+            address: SocketAddr::new(self.host, self.port),
+            access,
+            fetcher,
+            limits: Limits {
+                max_body_bytes,
+                ..Limits::default()
+            },
+            server: ServerOptions {
+                max_connections: self.max_connections,
+                drain_timeout: self.drain_timeout.0,
+                ..ServerOptions::default()
+            },
+            engine: EngineOptions {
+                queue_capacity: self.queue,
+                stall_timeout,
+                canary_interval: self.canary_interval.limit(),
+                metrics: Arc::new(Metrics::new()),
+                ..EngineOptions::default()
+            },
+            model,
+            profile: self.profile,
+            deadline: self.deadline.limit(),
+            data_dir,
+            store: StoreOptions {
+                retention_age: self.retention_age.limit(),
+                retention_bytes: self.retention_bytes.0,
+                min_free_bytes: self.min_free_bytes.0,
+                max_queued: self.max_jobs,
+            },
+            chute_username: self.chute_username,
+            chute_name: self.chute_name,
+        })
     }
-    engine.cancel_all();
-    if !engine.ended(CANCEL_GRACE).await {
-        tracing::warn!("the running job did not stop in time; leaving without it");
+
+    /// With a key anyone may call who shows it; without one only this machine may.
+    fn access(&self) -> Result<Access, Error> {
+        let key = match (&self.api_key_file, &self.api_key) {
+            (Some(path), _) => {
+                Some(read_key_file(path).map_err(|e| Error::caller("api_key_file", e))?)
+            }
+            (None, Some(key)) => {
+                let key = secrecy::ExposeSecret::expose_secret(key);
+                Some(check_key(key).map_err(|e| Error::caller("api_key", e))?)
+            }
+            (None, None) => None,
+        };
+        if key.is_none() && !self.host.is_loopback() {
+            let message = format!(
+                "{} is reachable by others, which needs a key: give --api-key-file, or listen on 127.0.0.1",
+                self.host
+            );
+            return Err(Error::caller("host", message));
+        }
+        if key.is_some() && !self.allowed_host.is_empty() {
+            tracing::warn!("--allowed-host says nothing where a key is needed");
+        }
+        let options = AccessOptions {
+            key,
+            allowed_hosts: self.allowed_host.clone(),
+        };
+        Access::new(options).map_err(|e| Error::caller("allowed_host", e))
     }
-    Ok(())
+
+    fn fetcher(&self) -> Result<Option<Fetcher>, Error> {
+        if !self.image_urls {
+            return Ok(None);
+        }
+        let options = FetchOptions {
+            allowed_hosts: self.image_url_host.clone(),
+            max_bytes: Limits::default().max_image_bytes,
+            timeout: FETCH_TIMEOUT,
+        };
+        let fetcher = Fetcher::new(options).map_err(|e| Error::caller("image_urls", e))?;
+        Ok(Some(fetcher))
+    }
 }
 
-/// The one line on stdout: scripts read the port from it.
-fn announce(address: SocketAddr) -> Result<()> {
-    let mut out = std::io::stdout();
-    writeln!(out, "listening on http://{address}")
-        .and_then(|()| out.flush())
-        .context("cannot print the address")
-}
-
-/// Resolves at the first SIGINT or SIGTERM; the second one ends the process at once.
-fn watch_signals() -> std::io::Result<Arc<Notify>> {
-    let mut signals = [
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::terminate())?,
-    ];
-    let stop = Arc::new(Notify::new());
-    let first = Arc::clone(&stop);
-    tokio::spawn(async move {
-        next(&mut signals).await;
-        first.notify_one();
-        next(&mut signals).await;
-        #[expect(
-            clippy::exit,
-            reason = "asked twice to stop: nothing is waited for any more"
-        )]
-        std::process::exit(130);
+/// Where jobs and clips are kept when nothing else is said.
+pub(super) fn default_data_dir() -> Result<PathBuf, Error> {
+    let var = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    // systemd lists several, separated by colons; the first is ours.
+    if let Some(state) = var("STATE_DIRECTORY") {
+        let state = state.to_string_lossy().into_owned();
+        let first = state.split(':').next().unwrap_or_default().to_owned();
+        return Ok(PathBuf::from(first));
+    }
+    let base = var("XDG_DATA_HOME").map(PathBuf::from).or_else(|| {
+        let home = PathBuf::from(var("HOME")?);
+        Some(home.join(".local/share"))
     });
-    Ok(stop)
-}
-
-async fn next([interrupt, terminate]: &mut [Signal; 2]) {
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
+    base.map(|base| base.join("leoma-node")).ok_or_else(|| {
+        let message = "cannot be guessed, as HOME is not set; name a folder with --data-dir";
+        Error::caller("data_dir", message)
+    })
 }
 
 /// Logs to stderr; `LEOMA_NODE_LOG` filters as `RUST_LOG` does elsewhere (`debug`, `leoma_node=trace`).

@@ -49,9 +49,54 @@ pub enum EngineError {
         /// When trying again makes sense.
         retry_after: Duration,
     },
+    /// The clip would come after the caller's deadline, because of the jobs ahead.
+    #[error(
+        "the clip would take about {} s with {ahead} jobs ahead, over the deadline of {} s; try again in {} s",
+        estimate.as_secs(), deadline.as_secs(), retry_after.as_secs()
+    )]
+    Deadline {
+        /// Jobs running or waiting.
+        ahead: usize,
+        /// From now to the finished clip.
+        estimate: Duration,
+        /// What the caller can wait.
+        deadline: Duration,
+        /// When trying again makes sense.
+        retry_after: Duration,
+    },
+    /// The clip alone takes longer than the caller's deadline: waiting does not help.
+    #[error(
+        "the clip takes about {} s on this device, over the deadline of {} s; ask for fewer frames, steps or \
+         pixels, or send it to POST /v1/videos, which has no deadline",
+        estimate.as_secs(), deadline.as_secs()
+    )]
+    TooSlow {
+        /// What the clip takes on an idle device.
+        estimate: Duration,
+        /// What the caller can wait.
+        deadline: Duration,
+    },
     /// The server is stopping.
     #[error("the server is shutting down; try again later")]
     ShuttingDown,
+    /// The clip was made and is not fit to be handed out.
+    #[error("the clip was not handed out: {message}")]
+    BadOutput {
+        /// What is wrong with it.
+        message: String,
+    },
+    /// The job stopped making progress and was given up.
+    #[error("the job made no progress for {} s and was given up", after.as_secs())]
+    Stalled {
+        /// Time without progress.
+        after: Duration,
+    },
+    /// The device is in a state that only a new process gets out of.
+    #[error("the device failed and the server restarts: {message}")]
+    DeviceLost {
+        /// What the driver said.
+        message: String,
+    },
     /// The disk is full.
     #[error("no space left on the server's disk: {message}")]
     DiskFull {
@@ -120,7 +165,12 @@ impl EngineError {
             Self::Caller { .. } => "invalid_request",
             Self::TooLarge { .. } => "too_large",
             Self::Busy { .. } => "busy",
+            Self::Deadline { .. } => "deadline",
+            Self::TooSlow { .. } => "too_slow",
             Self::ShuttingDown => "shutting_down",
+            Self::BadOutput { .. } => "bad_output",
+            Self::Stalled { .. } => "stalled",
+            Self::DeviceLost { .. } => "device_lost",
             Self::DiskFull { .. } => "disk_full",
             Self::Artifact { .. } => "artifact",
             Self::Local { .. } => "local",
@@ -129,13 +179,31 @@ impl EngineError {
         }
     }
 
+    /// When trying again makes sense, where it does.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Busy { retry_after, .. } | Self::Deadline { retry_after, .. } => {
+                Some(*retry_after)
+            }
+            Self::ShuttingDown | Self::DeviceLost { .. } => Some(Duration::from_secs(10)),
+            _ => None,
+        }
+    }
+
     /// Who has to act.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::Caller { .. } | Self::TooLarge { .. } | Self::Cancelled => Fault::Caller,
-            Self::Busy { .. } | Self::ShuttingDown | Self::DiskFull { .. } => Fault::Transient,
-            Self::Artifact { .. } => Fault::Artifact,
-            Self::Local { .. } | Self::Panicked { .. } => Fault::Local,
+            Self::Caller { .. }
+            | Self::TooLarge { .. }
+            | Self::TooSlow { .. }
+            | Self::Cancelled => Fault::Caller,
+            Self::Busy { .. }
+            | Self::Deadline { .. }
+            | Self::ShuttingDown
+            | Self::DiskFull { .. }
+            | Self::DeviceLost { .. } => Fault::Transient,
+            Self::Artifact { .. } | Self::BadOutput { .. } => Fault::Artifact,
+            Self::Local { .. } | Self::Panicked { .. } | Self::Stalled { .. } => Fault::Local,
         }
     }
 }
@@ -150,9 +218,37 @@ impl From<leoma_models::Error> for EngineError {
             other if other.fault() == leoma_models::Fault::Artifact => Self::Artifact {
                 message: other.to_string(),
             },
-            other => Self::Local {
-                message: other.to_string(),
-            },
+            other => Self::of_device(other.to_string()),
+        }
+    }
+}
+
+/// What CUDA and cuDNN say when a context is beyond repair: every later call fails as well, and only a new
+/// process gets a new one. Names of the driver's and the runtime's result codes.
+const STICKY: [&str; 14] = [
+    "ILLEGAL_ADDRESS",
+    "LAUNCH_FAILED",
+    "LAUNCH_TIMEOUT",
+    "ILLEGAL_INSTRUCTION",
+    "MISALIGNED_ADDRESS",
+    "INVALID_ADDRESS_SPACE",
+    "INVALID_PC",
+    "HARDWARE_STACK_ERROR",
+    "ECC_UNCORRECTABLE",
+    "NVLINK_UNCORRECTABLE",
+    "CUDA_ERROR_ASSERT",
+    "CONTEXT_IS_DESTROYED",
+    "DEVICE_UNAVAILABLE",
+    "CUDA_ERROR_UNKNOWN",
+];
+
+impl EngineError {
+    /// A failure below the models: sticky device errors are told apart from the rest.
+    fn of_device(message: String) -> Self {
+        if STICKY.iter().any(|name| message.contains(name)) {
+            Self::DeviceLost { message }
+        } else {
+            Self::Local { message }
         }
     }
 }
@@ -180,6 +276,9 @@ impl From<crate::Error> for EngineError {
         match error {
             crate::Error::Model(error) => error.into(),
             crate::Error::Media(error) => error.into(),
+            crate::Error::Output(fault) => Self::BadOutput {
+                message: fault.to_string(),
+            },
         }
     }
 }
@@ -194,6 +293,14 @@ mod tests {
         assert_eq!(EngineError::io("clip.mp4", &full).code(), "disk_full");
         let denied = io::Error::from(io::ErrorKind::PermissionDenied);
         assert_eq!(EngineError::io("clip.mp4", &denied).code(), "local");
+    }
+
+    #[test]
+    fn sticky_device_errors_are_told_apart() {
+        let sticky = "DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"an illegal memory access\")";
+        assert_eq!(EngineError::of_device(sticky.into()).code(), "device_lost");
+        let memory = "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")";
+        assert_eq!(EngineError::of_device(memory.into()).code(), "local");
     }
 
     #[test]

@@ -1,17 +1,24 @@
 //! The engine: one operating-system thread owns the model and works off a bounded queue.
 //!
 //! ```text
-//! submit ──► queue (bounded, full = refused at once) ──► engine thread ──► oneshot answer
-//!    └── dropping the [`Ticket`] cancels: a waiting job leaves the queue, a running one stops
-//!        at its next step
+//! submit ──► queue (bounded, by priority; full or too late = refused at once)
+//!              └──► engine thread: denoise ──► decoder thread: VAE, encoder, guards ──► answer
 //! ```
 //!
-//! Nothing here knows HTTP, and no tensor leaves the thread: callers see only [`Job`], [`Progress`]
+//! Decoding one job overlaps denoising the next. Dropping the [`Ticket`] cancels: a waiting job leaves the
+//! queue, a running one stops before its next transformer block. A watchdog gives up jobs that make no
+//! progress, a self-test tells a damaged device, and a device that only a new process can use is said in
+//! [`Health::lost`].
+//!
+//! Nothing here knows HTTP, and no tensor leaves the two threads: callers see only [`Job`], [`Progress`]
 //! and [`Clip`]. A request becomes a job on the caller's thread ([`Admission`]), so that a bad one is
-//! refused at once. Everything but tensors is tested through a scripted [`Backend`].
+//! refused at once. Everything but tensors is tested through [`FakeBackend`].
 
 mod control;
 mod error;
+mod estimate;
+mod fake;
+mod health;
 mod queue;
 mod wan;
 mod worker;
@@ -22,14 +29,17 @@ use std::sync::Arc;
 use leoma_models::wan::pipeline::GenerateParams;
 use serde::Serialize;
 
-use crate::generation::{GenerationRequest, Settings};
+use crate::generation::{GenerationRequest, Media, Settings, StageSeconds};
 use crate::media::RgbImage8;
 
-pub use control::{Control, Progress, Stage};
+pub use control::{Control, Expected, Progress, Stage};
 pub use error::{EngineError, Fault};
-pub use queue::{Load, Ticket};
-pub use wan::{ModelAdmission, WanBackend};
-pub use worker::Engine;
+pub use estimate::{Cost, Speed};
+pub use fake::{FakeBackend, FakeScript};
+pub use health::{CanaryReport, Health};
+pub use queue::{Load, Priority, Submission, Ticket};
+pub use wan::{ModelAdmission, WanBackend, WanOptions};
+pub use worker::{Engine, EngineOptions};
 
 /// One clip to make: every value decided, the picture decoded.
 #[derive(Clone)]
@@ -38,6 +48,8 @@ pub struct Job {
     pub settings: Settings,
     /// The first frame as the caller sent it, before it is brought to size.
     pub image: Option<RgbImage8>,
+    /// How much work it is, for estimates.
+    pub cost: Cost,
 }
 
 impl Job {
@@ -77,18 +89,38 @@ impl Debug for Job {
 /// A finished clip.
 #[derive(Clone, PartialEq)]
 pub struct Clip {
-    /// The whole MP4 file.
-    pub mp4: Vec<u8>,
+    /// The file and its still.
+    pub media: Media,
     /// What it was made with, so that it can be made again.
     pub effective: EffectiveParameters,
+    /// Seconds per stage.
+    pub stages: StageSeconds,
+    /// Seconds in the queue.
+    pub queue_s: f64,
+}
+
+impl Clip {
+    /// Seconds per stage by name.
+    pub fn stages(&self) -> [(&'static str, f64); 6] {
+        let stages = &self.stages;
+        [
+            ("load", stages.load_s),
+            ("text_encode", stages.text_encode_s),
+            ("image_encode", stages.image_encode_s),
+            ("denoise", stages.denoise_s),
+            ("vae_decode", stages.vae_decode_s),
+            ("video_encode", stages.video_encode_s),
+        ]
+    }
 }
 
 impl Debug for Clip {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Clip")
-            .field("mp4_bytes", &self.mp4.len())
+            .field("media", &self.media)
             .field("effective", &self.effective)
-            .finish()
+            .field("stages", &self.stages)
+            .finish_non_exhaustive()
     }
 }
 
@@ -109,20 +141,33 @@ pub struct EffectiveParameters {
     pub width: usize,
 }
 
-/// What is loaded, for `/health` and for reading requests.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// What is loaded.
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct ModelInfo {
+    /// Name in the API.
+    pub name: String,
     /// Model kind as `models inspect` names it: `ti2v-5b`, `i2v-a14b`, …
     pub kind: String,
+    /// Digest of the weights.
+    pub digest: Option<String>,
+    /// Revision (commit) of the checkpoint, where the operator told it.
+    pub revision: Option<String>,
     /// Preset that fills what a request leaves out.
     pub preset: String,
     /// Compute dtype: `f32`, `bf16`, `f16`.
     pub dtype: String,
     /// Device: `cpu`, `cuda:0`, …
     pub device: String,
+    /// Whether clips can be made from a prompt alone.
+    pub text_to_video: bool,
+    /// Whether clips can be made from a prompt and a first frame.
+    pub image_to_video: bool,
     /// Width and height that `720p` means for this model.
     #[serde(skip)]
     pub size_720p: [usize; 2],
+    /// What the preset fills in, by field name.
+    #[serde(skip)]
+    pub defaults: serde_json::Value,
 }
 
 /// Turns a request into a job without touching the device, so that a bad request is refused at once and
@@ -143,14 +188,34 @@ pub trait Backend {
     /// Reads requests for this model, on any thread.
     fn admission(&self) -> Arc<dyn Admission>;
 
-    /// Makes one clip.
+    /// Makes the latents of one clip; the rest is done by the returned [`Decode`] while the next clip is
+    /// denoised.
     ///
-    /// Looks at [`Control::cancelled`] at least once per denoising step and returns
+    /// Asks [`Control::cancelled`] at least once per transformer block and returns
     /// [`EngineError::Cancelled`] when it is set.
     ///
     /// # Errors
     /// Whatever stopped it, by fault owner. A panic is caught by the engine and fails this job only.
-    fn generate(&mut self, job: &Job, control: &Control) -> Result<Clip, EngineError>;
+    fn denoise(
+        &mut self,
+        job: &Arc<Job>,
+        control: &Control,
+    ) -> Result<Box<dyn Decode>, EngineError>;
+
+    /// A small piece of fixed work through all networks. The values must be the same each time.
+    ///
+    /// # Errors
+    /// As [`Backend::denoise`].
+    fn canary(&mut self, control: &Control) -> Result<Vec<f32>, EngineError>;
+}
+
+/// The second half of a job, on the decoder thread.
+pub trait Decode: Send {
+    /// Decodes and encodes the clip, and refuses one that must not be handed out.
+    ///
+    /// # Errors
+    /// As [`Backend::denoise`], and [`EngineError::BadOutput`].
+    fn decode(self: Box<Self>, control: &Control) -> Result<Clip, EngineError>;
 }
 
 #[cfg(test)]
@@ -178,6 +243,10 @@ mod testing {
         Job {
             settings,
             image: None,
+            cost: super::Cost {
+                denoise: 1.0,
+                decode: 1.0,
+            },
         }
     }
 

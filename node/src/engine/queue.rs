@@ -3,14 +3,14 @@
 //! Admission never waits: a job either gets a place at once or is refused with an estimate. The place
 //! is given back as soon as the caller drops its [`Ticket`], not when the thread comes to the entry.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-use tokio::sync::{oneshot, watch};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot, watch};
 
+use super::estimate::{Cost, Line, Speed};
 use super::{Clip, Control, EngineError, Job, Progress};
 
 /// Assumed length of a job before one has finished, for the first `Retry-After`.
@@ -18,10 +18,51 @@ const FIRST_ESTIMATE: Duration = Duration::from_secs(30);
 /// Bounds of `Retry-After`.
 const RETRY_AFTER_S: (u64, u64) = (1, 600);
 
+/// Which of two waiting jobs goes first.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Default,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// When nothing else waits.
+    Low,
+    /// Jobs that nobody waits for on an open connection.
+    #[default]
+    Normal,
+    /// Callers that wait with a deadline.
+    High,
+}
+
+/// A job on its way into the queue.
+#[derive(Debug)]
+pub struct Submission {
+    /// What to make.
+    pub job: Arc<Job>,
+    /// Order among the waiting.
+    pub priority: Priority,
+    /// Time from now in which the clip must be there; without one the job waits as long as it takes.
+    pub deadline: Option<Duration>,
+    /// Gets every progress, none merged.
+    pub listener: Option<mpsc::UnboundedSender<Progress>>,
+    /// Whether the queue's capacity holds for this job. The durable queue has its own and hands over one
+    /// job at a time.
+    pub bounded: bool,
+}
+
 /// How busy the engine is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Load {
-    /// Jobs on the device: 0 or 1.
+    /// Jobs on the device: being denoised or decoded.
     pub running: usize,
     /// Jobs waiting.
     pub queued: usize,
@@ -33,40 +74,87 @@ pub struct Load {
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) id: u64,
-    pub(super) job: Job,
+    pub(super) job: Arc<Job>,
+    pub(super) priority: Priority,
     pub(super) control: Control,
-    pub(super) answer: oneshot::Sender<Result<Clip, EngineError>>,
+    pub(super) since: Instant,
+    pub(super) deadline: Option<Duration>,
+    pub(super) answer: Answer,
+}
+
+/// Where the outcome of a job goes; whoever is first to know it tells.
+#[derive(Debug, Clone)]
+pub(super) struct Answer(Arc<Mutex<Option<oneshot::Sender<Result<Clip, EngineError>>>>>);
+
+impl Answer {
+    fn slot(&self) -> MutexGuard<'_, Option<oneshot::Sender<Result<Clip, EngineError>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn send(&self, outcome: Result<Clip, EngineError>) {
+        if let Some(sender) = self.slot().take() {
+            let _ = sender.send(outcome); // nobody is left to hear it when the caller has gone
+        }
+    }
+
+    /// Whether nobody waits any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.slot().as_ref().is_none_or(oneshot::Sender::is_closed)
+    }
+}
+
+/// A job at one of the two stations.
+#[derive(Debug)]
+struct AtWork {
+    id: u64,
+    control: Control,
+    answer: Answer,
+    cost: Cost,
+    since: Instant,
+    /// Whether the backend is busy with it; a job that waits for the next station gives no signs of life.
+    watched: bool,
 }
 
 #[derive(Debug)]
 struct State {
-    waiting: VecDeque<Entry>,
-    running: Option<Running>,
+    /// Highest priority first, then in order of arrival.
+    waiting: Vec<Entry>,
+    denoising: Option<AtWork>,
+    decoding: Option<AtWork>,
     open: bool,
+    speed: Speed,
     mean_job: Option<Duration>,
 }
 
-#[derive(Debug)]
-struct Running {
-    cancel: Arc<AtomicBool>,
-    since: Instant,
+impl State {
+    fn at_work(&self) -> impl Iterator<Item = &AtWork> {
+        self.denoising.iter().chain(&self.decoding)
+    }
+
+    fn ahead(&self) -> usize {
+        self.waiting.len() + self.at_work().count()
+    }
 }
 
-/// The queue, shared by callers and the engine thread.
+/// The queue, shared by callers and the engine's threads.
 #[derive(Debug)]
 pub(super) struct Queue {
     state: Mutex<State>,
     wake: Condvar,
     capacity: usize,
     next_id: AtomicU64,
+    /// Told whenever a place may have become free.
+    moved: watch::Sender<()>,
 }
 
 impl Queue {
     pub(super) fn new(capacity: usize) -> Self {
         let state = State {
-            waiting: VecDeque::new(),
-            running: None,
+            waiting: Vec::new(),
+            denoising: None,
+            decoding: None,
             open: true,
+            speed: Speed::default(),
             mean_job: None,
         };
         Self {
@@ -74,6 +162,7 @@ impl Queue {
             wake: Condvar::new(),
             capacity,
             next_id: AtomicU64::new(1),
+            moved: watch::Sender::new(()),
         }
     }
 
@@ -85,10 +174,18 @@ impl Queue {
     pub(super) fn load(&self) -> Load {
         let state = self.lock();
         Load {
-            running: usize::from(state.running.is_some()),
+            running: state.at_work().count(),
             queued: state.waiting.len(),
             queue_capacity: self.capacity,
         }
+    }
+
+    pub(super) fn speed(&self) -> Speed {
+        self.lock().speed
+    }
+
+    pub(super) fn set_speed(&self, speed: Speed) {
+        self.lock().speed = speed;
     }
 
     /// Whether a job would be admitted now.
@@ -103,121 +200,288 @@ impl Queue {
         if !state.open {
             return Err(EngineError::ShuttingDown);
         }
-        // One job may run and `capacity` may wait behind it.
-        let ahead = state.waiting.len() + usize::from(state.running.is_some());
+        // One job may be denoised and `capacity` may wait behind it; the one being decoded has left.
+        let ahead = state.waiting.len() + usize::from(state.denoising.is_some());
         if ahead <= self.capacity {
             return Ok(());
         }
         Err(EngineError::Busy {
-            ahead,
+            ahead: state.ahead(),
             retry_after: retry_after(state),
         })
     }
 
-    pub(super) fn push(self: &Arc<Self>, job: Job) -> Result<Ticket, EngineError> {
-        let mut state = self.lock();
-        self.room(&state)?;
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let (control, cancel, progress) = Control::new();
-        let (answer, receiver) = oneshot::channel();
-        state.waiting.push_back(Entry {
-            id,
+    pub(super) fn push(self: &Arc<Self>, submission: Submission) -> Result<Ticket, EngineError> {
+        let Submission {
             job,
-            control,
-            answer,
-        });
-        drop(state);
-        self.wake.notify_one();
-        Ok(Ticket {
+            priority,
+            deadline,
+            listener,
+            bounded,
+        } = submission;
+        let mut state = self.lock();
+        if bounded {
+            self.room(&state)?;
+        } else if !state.open {
+            return Err(EngineError::ShuttingDown);
+        }
+        let expected = state.speed.expect(job.cost);
+        if let Some(deadline) = deadline {
+            in_time(&state, &job, priority, deadline)?;
+        }
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let control = Control::new(listener);
+        control.expect(expected);
+        let (answer, receiver) = oneshot::channel();
+        let at = state
+            .waiting
+            .partition_point(|waiting| waiting.priority >= priority);
+        let ticket = Ticket {
             id,
-            cancel,
-            progress,
+            control: control.share(),
             answer: receiver,
             queue: Arc::clone(self),
-        })
+        };
+        state.waiting.insert(
+            at,
+            Entry {
+                id,
+                job,
+                priority,
+                control,
+                since: Instant::now(),
+                deadline,
+                answer: Answer(Arc::new(Mutex::new(Some(answer)))),
+            },
+        );
+        drop(state);
+        self.wake.notify_all();
+        Ok(ticket)
     }
 
-    /// Waits for the next job; `None` when the queue is closed and empty.
-    pub(super) fn next(&self) -> Option<Entry> {
+    /// Waits up to `patience` for the next job.
+    pub(super) fn next(&self, patience: Duration) -> Next {
         let mut state = self.lock();
+        let until = Instant::now() + patience;
         loop {
-            if let Some(entry) = state.waiting.pop_front() {
-                let cancel = Arc::clone(entry.control.cancel_flag());
-                state.running = Some(Running {
-                    cancel,
+            if !state.waiting.is_empty() {
+                let entry = state.waiting.remove(0);
+                entry.control.beat();
+                state.denoising = Some(AtWork {
+                    id: entry.id,
+                    control: entry.control.share(),
+                    answer: entry.answer.clone(),
+                    cost: entry.job.cost,
                     since: Instant::now(),
+                    watched: true,
                 });
-                return Some(entry);
+                return Next::Job(Box::new(entry));
             }
             if !state.open {
-                return None;
+                return Next::Closed;
             }
+            let Some(left) = until.checked_duration_since(Instant::now()) else {
+                return Next::Idle;
+            };
             state = self
                 .wake
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 
-    /// Frees the device for the next job. `completed` jobs feed the estimate.
-    pub(super) fn finish(&self, completed: bool) {
+    /// The job's latents are there and wait for the decoder: no signs of life are expected meanwhile.
+    pub(super) fn denoised(&self) {
         let mut state = self.lock();
-        let Some(running) = state.running.take() else {
-            return;
-        };
-        if completed {
-            let took = running.since.elapsed();
-            state.mean_job = Some(state.mean_job.map_or(took, |mean| (mean * 3 + took) / 4));
+        if let Some(job) = &mut state.denoising {
+            job.watched = false;
+            let (cost, took) = (job.cost, job.since.elapsed());
+            state.speed.denoised(cost, took);
         }
+    }
+
+    /// The job moves to the decoder and the device is free for the next.
+    pub(super) fn decode(&self) {
+        let mut state = self.lock();
+        if let Some(mut job) = state.denoising.take() {
+            job.control.beat();
+            job.since = Instant::now();
+            job.watched = true;
+            state.decoding = Some(job);
+        }
+        drop(state);
+        self.moved.send_replace(());
+    }
+
+    /// A job has left the engine, from the denoiser. Only successes reach the decoder.
+    pub(super) fn failed_denoising(&self) {
+        self.lock().denoising = None;
+        self.moved.send_replace(());
+    }
+
+    /// A job has left the decoder; `completed` ones feed the estimate, with their time in the engine.
+    pub(super) fn decoded(&self, completed: Option<Duration>) {
+        let mut state = self.lock();
+        if let (Some(job), Some(whole)) = (state.decoding.take(), completed) {
+            state.speed.decoded(job.cost, job.since.elapsed());
+            let mean = state.mean_job.map_or(whole, |mean| (mean * 3 + whole) / 4);
+            state.mean_job = Some(mean);
+        }
+        drop(state);
+        self.moved.send_replace(());
+    }
+
+    /// Jobs that the backend should be working on, and how long it has been silent about each.
+    pub(super) fn silent(&self) -> Vec<(u64, Control, Duration)> {
+        self.lock()
+            .at_work()
+            .filter(|job| job.watched)
+            .map(|job| (job.id, job.control.share(), job.control.silence()))
+            .collect()
+    }
+
+    /// Waits until nothing waits for the device or is on it, so that a background job does not get in
+    /// anyone's way; a job that is being decoded has left the device.
+    pub(super) async fn calm(&self) -> Result<(), EngineError> {
+        let mut moved = self.moved.subscribe();
+        loop {
+            moved.mark_unchanged();
+            {
+                let state = self.lock();
+                if !state.open {
+                    return Err(EngineError::ShuttingDown);
+                }
+                if state.waiting.is_empty() && state.denoising.is_none() {
+                    return Ok(());
+                }
+            }
+            if moved.changed().await.is_err() {
+                return Err(EngineError::ShuttingDown);
+            }
+        }
+    }
+
+    /// Waits until no more jobs are taken.
+    pub(super) async fn closed(&self) {
+        let mut moved = self.moved.subscribe();
+        while self.lock().open && moved.changed().await.is_ok() {}
     }
 
     /// Takes no more jobs; those admitted are still done.
     pub(super) fn close(&self) {
         self.lock().open = false;
         self.wake.notify_all();
+        self.moved.send_replace(());
     }
 
-    /// Fails the waiting jobs and asks the running one to stop.
-    pub(super) fn cancel_all(&self) {
+    /// Fails the waiting jobs with `error` and asks the running ones to stop. A lost device will not answer
+    /// for the running ones, so that they are told as well.
+    pub(super) fn cancel_all(&self, error: &EngineError) {
         let mut state = self.lock();
-        if let Some(running) = &state.running {
-            running.cancel.store(true, Ordering::Relaxed);
+        for job in state.at_work() {
+            job.control.cancel();
+            if matches!(error, EngineError::DeviceLost { .. }) {
+                job.answer.send(Err(error.clone()));
+            }
         }
         let waiting = std::mem::take(&mut state.waiting);
         drop(state);
         for entry in waiting {
-            // The receiver may be gone; then nobody waits for this answer.
-            let _ = entry.answer.send(Err(EngineError::ShuttingDown));
+            entry.answer.send(Err(error.clone()));
         }
+        self.moved.send_replace(());
     }
 
     fn forget(&self, id: u64) {
         let mut state = self.lock();
         let at = state.waiting.iter().position(|entry| entry.id == id);
-        let removed = at.and_then(|at| state.waiting.remove(at));
+        let removed = at.map(|at| state.waiting.remove(at));
         drop(state);
+        if removed.is_some() {
+            self.moved.send_replace(());
+        }
         drop(removed); // the picture in it can be large: freed outside the lock
     }
 }
 
-/// When a place is likely free: the rest of the running job.
+/// What the engine thread finds.
+pub(super) enum Next {
+    Job(Box<Entry>),
+    /// Nothing came in time.
+    Idle,
+    /// Nothing will come any more.
+    Closed,
+}
+
+/// Refuses a job that would come too late, as far as earlier jobs tell.
+fn in_time(
+    state: &State,
+    job: &Job,
+    priority: Priority,
+    deadline: Duration,
+) -> Result<(), EngineError> {
+    let seconds = |cost: Cost| {
+        let expected = state.speed.expect(cost);
+        expected.denoise_s.zip(expected.decode_s)
+    };
+    let Some((denoise, decode)) = seconds(job.cost) else {
+        return Ok(());
+    };
+    let alone = Duration::from_secs_f64(denoise + decode);
+    if alone > deadline {
+        return Err(EngineError::TooSlow {
+            estimate: alone,
+            deadline,
+        });
+    }
+    let mut line = Line::default();
+    if let Some(job) = &state.decoding {
+        let (_, whole) = seconds(job.cost).unwrap_or_default();
+        line.add(0.0, (whole - job.since.elapsed().as_secs_f64()).max(0.0));
+    }
+    if let Some(job) = &state.denoising {
+        let (whole, decode) = seconds(job.cost).unwrap_or_default();
+        line.add((whole - job.since.elapsed().as_secs_f64()).max(0.0), decode);
+    }
+    for entry in state.waiting.iter().filter(|e| e.priority >= priority) {
+        let (denoise, decode) = seconds(entry.job.cost).unwrap_or_default();
+        line.add(denoise, decode);
+    }
+    let estimate = Duration::from_secs_f64(line.add(denoise, decode));
+    if estimate <= deadline {
+        return Ok(());
+    }
+    Err(EngineError::Deadline {
+        ahead: state.ahead(),
+        estimate,
+        deadline,
+        retry_after: bounded(estimate.saturating_sub(deadline)),
+    })
+}
+
+/// When a place is likely free: the rest of the job that is being denoised.
 fn retry_after(state: &State) -> Duration {
-    let mean = state.mean_job.unwrap_or(FIRST_ESTIMATE);
-    let running = state
-        .running
-        .as_ref()
-        .map_or(Duration::ZERO, |r| r.since.elapsed());
+    let Some(job) = &state.denoising else {
+        return bounded(state.mean_job.unwrap_or(FIRST_ESTIMATE));
+    };
+    let whole = state.speed.expect(job.cost).denoise_s.map_or_else(
+        || state.mean_job.unwrap_or(FIRST_ESTIMATE),
+        Duration::from_secs_f64,
+    );
+    bounded(whole.saturating_sub(job.since.elapsed()))
+}
+
+fn bounded(wait: Duration) -> Duration {
     let (least, most) = RETRY_AFTER_S;
-    let seconds = mean.saturating_sub(running).as_secs_f64().ceil() as u64;
-    Duration::from_secs(seconds.clamp(least, most))
+    Duration::from_secs((wait.as_secs_f64().ceil() as u64).clamp(least, most))
 }
 
 /// A caller's hold on an admitted job. Dropping it cancels the job.
 #[derive(Debug)]
 pub struct Ticket {
     id: u64,
-    cancel: Arc<AtomicBool>,
-    progress: watch::Receiver<Progress>,
+    control: Control,
     answer: oneshot::Receiver<Result<Clip, EngineError>>,
     queue: Arc<Queue>,
 }
@@ -230,14 +494,19 @@ impl Ticket {
 
     /// How far the job is, now and as it changes.
     pub fn progress(&self) -> watch::Receiver<Progress> {
-        self.progress.clone()
+        self.control.watch()
+    }
+
+    /// Asks the job to stop; its outcome is then [`EngineError::Cancelled`], unless it was faster.
+    pub fn cancel(&self) {
+        self.control.cancel();
     }
 
     /// Waits for the clip.
     ///
     /// # Errors
     /// Why there is none.
-    pub async fn outcome(mut self) -> Result<Clip, EngineError> {
+    pub async fn outcome(&mut self) -> Result<Clip, EngineError> {
         (&mut self.answer).await.unwrap_or_else(|_| {
             Err(EngineError::local(
                 "the engine thread has ended; restart the server",
@@ -249,75 +518,11 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         // Harmless after the answer: the entry and its flag are no longer looked at.
-        self.cancel.store(true, Ordering::Relaxed);
+        self.control.cancel();
         self.queue.forget(self.id);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use crate::engine::testing::job;
-
-    #[test]
-    fn a_dropped_ticket_gives_its_place_back_at_once() {
-        let queue = Arc::new(Queue::new(0));
-        let first = queue.push(job()).unwrap();
-        let refused = queue.push(job()).unwrap_err();
-        assert_eq!(
-            refused,
-            EngineError::Busy {
-                ahead: 1,
-                retry_after: FIRST_ESTIMATE
-            }
-        );
-        drop(first);
-        assert_eq!(queue.load().queued, 0);
-        queue.push(job()).unwrap();
-    }
-
-    #[test]
-    fn the_running_job_does_not_count_as_waiting() {
-        let queue = Arc::new(Queue::new(1));
-        let _first = queue.push(job()).unwrap();
-        let entry = queue.next().unwrap();
-        let _second = queue.push(job()).unwrap();
-        assert_eq!(
-            queue.load(),
-            Load {
-                running: 1,
-                queued: 1,
-                queue_capacity: 1
-            }
-        );
-        assert_eq!(queue.admit().unwrap_err().code(), "busy");
-        drop(entry);
-        queue.finish(true);
-        queue.admit().unwrap();
-    }
-
-    #[test]
-    fn a_closed_queue_drains_and_refuses() {
-        let queue = Arc::new(Queue::new(4));
-        let _ticket = queue.push(job()).unwrap();
-        queue.close();
-        assert_eq!(queue.push(job()).unwrap_err(), EngineError::ShuttingDown);
-        assert!(queue.next().is_some());
-        assert!(queue.next().is_none());
-    }
-
-    #[test]
-    fn cancelling_all_reaches_running_and_waiting() {
-        let queue = Arc::new(Queue::new(4));
-        let _first = queue.push(job()).unwrap();
-        let mut second = queue.push(job()).unwrap();
-        let running = queue.next().unwrap();
-        queue.cancel_all();
-        assert!(running.control.cancelled());
-        assert_eq!(
-            second.answer.try_recv().unwrap().unwrap_err(),
-            EngineError::ShuttingDown
-        );
-    }
-}
+#[path = "queue_tests.rs"]
+mod tests;

@@ -1,37 +1,77 @@
 //! The real backend: a Wan checkpoint behind [`Backend`].
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
+use leoma_models::wan::cost;
 use leoma_models::wan::pipeline::{self, Observer, Offload};
-use leoma_models::weights::ModelKind;
+use leoma_models::weights::{Checkpoint, Component, ModelKind};
+use serde_json::json;
 
-use super::{Admission, Backend, Clip, Control, EngineError, Job, ModelInfo, Stage};
-use crate::generation::{GenerationRequest, Generator, Preset, Resolver};
+use super::{Admission, Backend, Clip, Control, Cost, Decode, EngineError, Job, ModelInfo, Stage};
+use crate::generation::{Denoised, GenerationRequest, Generator, Preset, Resolver};
 
 /// Reads requests for one checkpoint and preset.
 #[derive(Debug)]
 pub struct ModelAdmission {
     resolver: Resolver,
+    checkpoint: Checkpoint,
     preset: Preset,
+}
+
+impl ModelAdmission {
+    fn job(&self, request: &GenerationRequest) -> Result<Job, EngineError> {
+        let (settings, image) = self.resolver.resolve(request, self.preset)?;
+        let cost = Cost {
+            denoise: cost::denoise_flops(
+                self.checkpoint.transformer_config(Component::Transformer),
+                self.checkpoint.vae_config(),
+                &settings.params,
+            ),
+            decode: cost::decode_units(&settings.params),
+        };
+        Ok(Job {
+            settings,
+            image,
+            cost,
+        })
+    }
 }
 
 impl Admission for ModelAdmission {
     fn prepare(&self, request: &GenerationRequest) -> Result<Job, EngineError> {
-        let (settings, image) = self.resolver.resolve(request, self.preset)?;
-        Ok(Job { settings, image })
+        self.job(request)
     }
+}
+
+/// What a [`WanBackend`] is opened with.
+#[derive(Debug, Clone)]
+pub struct WanOptions {
+    /// Checkpoint folder.
+    pub model: PathBuf,
+    /// Name in the API; the folder's name when absent.
+    pub name: Option<String>,
+    /// Revision of the checkpoint, as the operator knows it.
+    pub revision: Option<String>,
+    /// Defaults of requests.
+    pub preset: Preset,
+    /// Compute type.
+    pub dtype: DType,
+    /// Where to compute.
+    pub device: Device,
+    /// What stays in memory.
+    pub offload: Offload,
+    /// Where a clip is written before it is sent.
+    pub scratch: PathBuf,
 }
 
 /// A loaded checkpoint that makes clips.
 #[derive(Debug)]
 pub struct WanBackend {
     generator: Generator,
-    preset: Preset,
-    info: ModelInfo,
-    /// Where a clip is written before it is sent.
-    scratch: PathBuf,
+    admission: Arc<ModelAdmission>,
+    options: WanOptions,
 }
 
 impl WanBackend {
@@ -39,67 +79,185 @@ impl WanBackend {
     ///
     /// # Errors
     /// [`EngineError::Artifact`] for a checkpoint that cannot be used.
-    pub fn open(
-        model: &std::path::Path,
-        preset: Preset,
-        dtype: DType,
-        device: &Device,
-        offload: Offload,
-        scratch: PathBuf,
-    ) -> Result<Self, crate::Error> {
-        let mut generator = Generator::open(model, dtype, device, offload)?;
+    pub fn open(options: WanOptions) -> Result<Self, crate::Error> {
+        let WanOptions {
+            model,
+            dtype,
+            device,
+            offload,
+            ..
+        } = &options;
+        let mut generator = Generator::open(model, *dtype, device, *offload)?;
         generator.load(&mut pipeline::Unobserved)?;
-        let kind = generator.resolver().defaults().kind;
-        let info = ModelInfo {
-            kind: kind.as_str().to_owned(),
-            preset: preset.name().to_owned(),
-            dtype: dtype.as_str().to_owned(),
-            device: device_name(device),
-            // 720 is not a multiple of the 5B model's 32 pixels.
-            size_720p: if kind == ModelKind::Ti2v5b {
-                [1280, 704]
-            } else {
-                [1280, 720]
-            },
-        };
+        let admission = Arc::new(ModelAdmission {
+            resolver: generator.resolver().clone(),
+            checkpoint: generator.pipeline().checkpoint().clone(),
+            preset: options.preset,
+        });
         Ok(Self {
             generator,
-            preset,
-            info,
-            scratch,
+            admission,
+            options,
         })
     }
 }
 
 impl Backend for WanBackend {
     fn info(&self) -> ModelInfo {
-        self.info.clone()
+        let checkpoint = self.generator.pipeline().checkpoint();
+        let WanOptions {
+            name,
+            model,
+            revision,
+            preset,
+            dtype,
+            device,
+            ..
+        } = &self.options;
+        let name = name.clone().unwrap_or_else(|| folder_name(model));
+        ModelInfo {
+            digest: Some(checkpoint.digest()),
+            revision: revision.clone(),
+            dtype: dtype.as_str().to_owned(),
+            device: device_name(device),
+            ..model_info(name, checkpoint.kind(), *preset)
+        }
     }
 
     fn admission(&self) -> Arc<dyn Admission> {
-        let resolver = self.generator.resolver().clone();
-        Arc::new(ModelAdmission {
-            resolver,
-            preset: self.preset,
-        })
+        Arc::clone(&self.admission) as Arc<dyn Admission>
     }
 
-    fn generate(&mut self, job: &Job, control: &Control) -> Result<Clip, EngineError> {
-        let report = self.generator.run_in_memory(
+    fn denoise(
+        &mut self,
+        job: &Arc<Job>,
+        control: &Control,
+    ) -> Result<Box<dyn Decode>, EngineError> {
+        let denoised = self.generator.denoise(
             &job.settings,
             job.image.as_ref(),
+            &mut Follow(control),
+            &|| control.cancelled(),
+        )?;
+        Ok(Box::new(WanDecode {
+            denoised,
+            job: Arc::clone(job),
+            scratch: self.options.scratch.clone(),
+        }))
+    }
+
+    /// Two steps at a small size: both experts where there are two, text encoder, VAE both ways.
+    fn canary(&mut self, control: &Control) -> Result<Vec<f32>, EngineError> {
+        let job = self.admission.job(&self.canary_request()?)?;
+        let denoised = self.generator.denoise(
+            &job.settings,
+            job.image.as_ref(),
+            &mut pipeline::Unobserved,
+            &|| control.cancelled(),
+        )?;
+        denoised.sample(CANARY_VALUES).map_err(EngineError::from)
+    }
+}
+
+/// Latents and pixels of the self-test that are kept.
+const CANARY_VALUES: usize = 256;
+/// Tokens along each side of the self-test's frame.
+const CANARY_TOKENS: usize = 4;
+
+impl WanBackend {
+    fn canary_request(&self) -> Result<GenerationRequest, EngineError> {
+        let defaults = self.generator.resolver().defaults();
+        let [height, width] = defaults
+            .size_multiple
+            .map(|multiple| multiple * CANARY_TOKENS);
+        let image = match defaults.kind {
+            ModelKind::I2vA14b | ModelKind::Ti2v5b => {
+                let pixels = (0..height * width * 3)
+                    .map(|i| (i * 7 % 251) as u8)
+                    .collect::<Vec<_>>();
+                Some(
+                    crate::media::encode_png(width as u32, height as u32, &pixels)
+                        .map_err(crate::Error::from)?,
+                )
+            }
+            ModelKind::T2vA14b | ModelKind::Wan21T2v => None,
+        };
+        Ok(GenerationRequest {
+            prompt: "a lighthouse on a rock, waves, evening light".into(),
+            image,
+            num_frames: Some(defaults.temporal_stride + 1),
+            height: Some(height),
+            width: Some(width),
+            num_inference_steps: Some(2),
+            guidance_scale: Some(1.0),
+            seed: Some(0),
+            ..GenerationRequest::default()
+        })
+    }
+}
+
+/// Latents of a job on their way to a file.
+struct WanDecode {
+    denoised: Denoised,
+    job: Arc<Job>,
+    scratch: PathBuf,
+}
+
+impl Decode for WanDecode {
+    fn decode(self: Box<Self>, control: &Control) -> Result<Clip, EngineError> {
+        let (report, media) = self.denoised.into_media(
+            &self.job.settings,
             &self.scratch,
             &mut Follow(control),
             &|| control.cancelled(),
         )?;
-        let mp4 = report.mp4.filter(|bytes| !bytes.is_empty());
-        let mp4 = mp4.ok_or_else(|| EngineError::local("the encoder wrote an empty file"))?;
-        tracing::info!(stages = ?report.stages, peak_memory_bytes = report.peak_memory_bytes);
         Ok(Clip {
-            mp4,
-            effective: job.effective(),
+            media,
+            effective: self.job.effective(),
+            stages: report.stages,
+            queue_s: 0.0,
         })
     }
+}
+
+/// What is known of a model from its kind and preset alone; computed on the CPU in f32 until said otherwise.
+pub(super) fn model_info(name: String, kind: ModelKind, preset: Preset) -> ModelInfo {
+    let defaults = preset.values(kind);
+    ModelInfo {
+        name,
+        kind: kind.as_str().to_owned(),
+        digest: None,
+        revision: None,
+        preset: preset.name().to_owned(),
+        dtype: "f32".into(),
+        device: "cpu".into(),
+        text_to_video: kind != ModelKind::I2vA14b,
+        image_to_video: matches!(kind, ModelKind::I2vA14b | ModelKind::Ti2v5b),
+        // 720 is not a multiple of the 5B model's 32 pixels.
+        size_720p: if kind == ModelKind::Ti2v5b {
+            [1280, 704]
+        } else {
+            [1280, 720]
+        },
+        defaults: json!({
+            "negative_prompt": defaults.negative_prompt,
+            "num_frames": defaults.num_frames,
+            "height": defaults.height,
+            "width": defaults.width,
+            "fps": defaults.fps,
+            "num_inference_steps": defaults.num_inference_steps,
+            "guidance_scale": defaults.guidance_scale,
+            "seed": crate::generation::DEFAULT_SEED,
+        }),
+    }
+}
+
+fn folder_name(path: &Path) -> String {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    path.file_name().map_or_else(
+        || "model".into(),
+        |name| name.to_string_lossy().into_owned(),
+    )
 }
 
 fn device_name(device: &Device) -> String {

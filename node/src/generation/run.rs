@@ -1,22 +1,20 @@
-//! Runs one generation: picture → first frame, pipeline → bytes → files.
+//! Runs one generation: picture → first frame → latents → frames → files or bytes.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
-use leoma_models::wan::pipeline::{Observer, Offload, WanPipeline};
+use leoma_models::wan::pipeline::{LatentClip, Observer, Offload, WanPipeline};
 use leoma_models::weights::{Checkpoint, validate};
 use serde::Serialize;
-use serde_json::json;
 
 use super::dump::Dump;
 use super::preset::Preset;
 use super::settings::{GenerationRequest, ModelDefaults, Settings, resolve};
+use super::sink::{FrameSink, Media, Target};
 use crate::error::{Error, Result};
-use crate::media::{
-    self, Fps, ImageLimits, ImagePreparation, Mp4Options, Mp4Writer, RgbImage8, frames_to_u8,
-    write_png,
-};
+use crate::media::{self, ImageLimits, ImagePreparation, RgbImage8};
+use crate::telemetry;
 
 /// Where a clip goes.
 #[derive(Debug, Clone, Default)]
@@ -65,8 +63,6 @@ pub struct Report {
     pub peak_memory_bytes: u64,
     /// Digest of the weights that were used.
     pub checkpoint_digest: String,
-    /// The MP4 file when it was asked for in memory.
-    pub mp4: Option<Vec<u8>>,
 }
 
 /// Turns requests into settings: everything that can be decided about a generation without a device.
@@ -94,7 +90,8 @@ impl Resolver {
         &self.defaults
     }
 
-    /// Decodes the picture and decides every value; computes nothing.
+    /// Decodes the picture and decides every value; computes nothing. `preset` holds where the request names
+    /// none.
     ///
     /// # Errors
     /// What is wrong with the request, naming the field.
@@ -103,6 +100,7 @@ impl Resolver {
         request: &GenerationRequest,
         preset: Preset,
     ) -> Result<(Settings, Option<RgbImage8>)> {
+        let preset = request.preset.unwrap_or(preset);
         let image = match &request.image {
             Some(bytes) => Some(media::decode(bytes, &self.limits)?),
             None => None,
@@ -168,92 +166,121 @@ impl Generator {
         dump: Option<&mut Dump>,
         cancelled: &dyn Fn() -> bool,
     ) -> Result<Report> {
-        let make = |options: &Mp4Options| match &output.mp4 {
-            Some(path) => Ok(Some(Mp4Writer::create(path, options)?)),
-            None => Ok(None),
-        };
-        let (report, writer) =
-            self.run_with(settings, image, output, make, observer, dump, cancelled)?;
-        if let Some(writer) = writer {
-            writer.finish()?;
+        if let Some(folder) = &output.frames_dir {
+            std::fs::create_dir_all(folder)
+                .map_err(|error| leoma_models::Error::io(folder, error))?;
         }
+        let denoised = self.denoise(settings, image, observer, cancelled)?;
+        let target = Target::Files(output);
+        let (report, _) = denoised.decode(settings, target, observer, dump, cancelled)?;
         Ok(report)
     }
 
-    /// Makes the clip and returns the MP4 file's bytes; `scratch` holds it while it is written.
+    /// The first part of a run: everything that needs the transformer.
     ///
     /// # Errors
-    /// As [`Generator::run`].
-    pub fn run_in_memory(
+    /// As [`WanPipeline::denoise`].
+    pub fn denoise(
         &mut self,
         settings: &Settings,
         image: Option<&RgbImage8>,
-        scratch: &Path,
         observer: &mut dyn Observer,
         cancelled: &dyn Fn() -> bool,
-    ) -> Result<Report> {
-        let make = |options: &Mp4Options| Ok(Some(Mp4Writer::create_in_memory(scratch, options)?));
-        let output = Output::default();
-        let (mut report, writer) =
-            self.run_with(settings, image, &output, make, observer, None, cancelled)?;
-        if let Some(writer) = writer {
-            let start = Instant::now();
-            report.mp4 = Some(writer.finish_into_bytes()?);
-            report.stages.video_encode_s += start.elapsed().as_secs_f64();
-        }
-        Ok(report)
-    }
-
-    fn run_with(
-        &mut self,
-        settings: &Settings,
-        image: Option<&RgbImage8>,
-        output: &Output,
-        make: impl Fn(&Mp4Options) -> Result<Option<Mp4Writer>>,
-        observer: &mut dyn Observer,
-        dump: Option<&mut Dump>,
-        cancelled: &dyn Fn() -> bool,
-    ) -> Result<(Report, Option<Mp4Writer>)> {
-        let params = &settings.params;
+    ) -> Result<Denoised> {
         let start = Instant::now();
         let first_frame = image
             .map(|image| first_frame(image, settings))
             .transpose()?;
         let prepare_s = start.elapsed().as_secs_f64();
+        let params = &settings.params;
+        let latents = self
+            .pipeline
+            .denoise(params, first_frame.as_ref(), observer, cancelled)?;
+        Ok(Denoised {
+            latents,
+            prepare_s,
+            // Every network has been read by now: the digest covers what was used.
+            checkpoint_digest: self.pipeline.checkpoint().digest(),
+        })
+    }
+}
 
-        let mut frames = FrameSink {
-            settings,
-            make,
-            writer: None,
-            frames_dir: output.frames_dir.as_deref(),
-            written: 0,
-            dump,
-            seconds: 0.0,
+/// A clip that is still to be decoded; independent of the [`Generator`] it came from.
+#[derive(Debug)]
+pub struct Denoised {
+    latents: LatentClip,
+    prepare_s: f64,
+    checkpoint_digest: String,
+}
+
+impl Denoised {
+    /// Some of the latents and of the decoded values, evenly spread: a fingerprint of the work.
+    ///
+    /// # Errors
+    /// As decoding.
+    pub fn sample(self, count: usize) -> Result<Vec<f32>> {
+        let mut values = Vec::with_capacity(2 * count);
+        let take = |tensor: &Tensor, values: &mut Vec<f32>| -> leoma_models::Result<()> {
+            let all = tensor
+                .to_device(&Device::Cpu)?
+                .flatten_all()?
+                .to_vec1::<f32>()?;
+            values.extend(all.iter().step_by((all.len() / count).max(1)));
+            Ok(())
         };
-        if let Some(folder) = &output.frames_dir {
-            std::fs::create_dir_all(folder)
-                .map_err(|error| leoma_models::Error::io(folder, error))?;
-        }
+        take(self.latents.latents(), &mut values)?;
+        self.latents.decode(
+            &mut leoma_models::wan::pipeline::Unobserved,
+            &|| false,
+            &mut |frames| take(&frames, &mut values),
+        )?;
+        Ok(values)
+    }
+
+    /// Decodes, encodes and hands out the file; `scratch` holds it while it is written.
+    ///
+    /// # Errors
+    /// As [`Generator::run`], and [`Error::Output`] for a clip that must not be handed out.
+    pub fn into_media(
+        self,
+        settings: &Settings,
+        scratch: &Path,
+        observer: &mut dyn Observer,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<(Report, Media)> {
+        let target = Target::Memory { scratch };
+        let (report, media) = self.decode(settings, target, observer, None, cancelled)?;
+        let media = media.ok_or_else(|| leoma_models::Error::local("the encoder made no file"))?;
+        Ok((report, media))
+    }
+
+    fn decode(
+        self,
+        settings: &Settings,
+        target: Target<'_>,
+        observer: &mut dyn Observer,
+        dump: Option<&mut Dump>,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<(Report, Option<Media>)> {
+        let Self {
+            latents,
+            prepare_s,
+            checkpoint_digest,
+        } = self;
+        let mut frames = FrameSink::new(settings, &checkpoint_digest, target, dump);
         // The pipeline's sink speaks the pipeline's error; a media error waits here.
         let mut failure: Option<Error> = None;
-        let checkpoint = self.pipeline.checkpoint().clone();
-        let result = self.pipeline.generate(
-            params,
-            first_frame.as_ref(),
-            observer,
-            cancelled,
-            &mut |chunk| {
-                // By the first frame every network has been read: the digest covers what was used.
-                frames.take(&chunk, &checkpoint).map_err(|error| {
-                    failure = Some(error);
-                    leoma_models::Error::Cancelled
-                })
-            },
-        );
+        let result = latents.decode(observer, cancelled, &mut |chunk| {
+            frames.take(&chunk).map_err(|error| {
+                failure = Some(error);
+                leoma_models::Error::Cancelled
+            })
+        });
         if let Some(error) = failure {
             return Err(error);
         }
         let timings = result?;
+        let (media, video_encode_s) = frames.finish()?;
         let report = Report {
             stages: StageSeconds {
                 load_s: timings.load_s,
@@ -261,58 +288,13 @@ impl Generator {
                 image_encode_s: timings.image_encode_s + prepare_s,
                 denoise_s: timings.denoise_s,
                 vae_decode_s: timings.vae_decode_s,
-                video_encode_s: frames.seconds,
+                video_encode_s,
             },
-            peak_memory_bytes: peak_memory_bytes(),
-            checkpoint_digest: self.pipeline.checkpoint().digest(),
-            mp4: None,
+            // 0 where the system does not say.
+            peak_memory_bytes: telemetry::peak_resident_bytes().unwrap_or(0),
+            checkpoint_digest,
         };
-        Ok((report, frames.writer))
-    }
-}
-
-/// Takes decoded frames one latent frame at a time.
-struct FrameSink<'a, F> {
-    settings: &'a Settings,
-    make: F,
-    writer: Option<Mp4Writer>,
-    frames_dir: Option<&'a Path>,
-    written: usize,
-    dump: Option<&'a mut Dump>,
-    seconds: f64,
-}
-
-impl<F: Fn(&Mp4Options) -> Result<Option<Mp4Writer>>> FrameSink<'_, F> {
-    /// `chunk [3, f, H, W]` f32 in [-1, 1].
-    fn take(&mut self, chunk: &Tensor, checkpoint: &Checkpoint) -> Result<()> {
-        let start = Instant::now();
-        if self.written == 0 {
-            self.writer = (self.make)(&mp4_options(self.settings, &checkpoint.digest()))?;
-        }
-        let (_, count, height, width) = chunk.dims4().map_err(leoma_models::Error::from)?;
-        let values = chunk
-            .to_device(&Device::Cpu)
-            .and_then(|chunk| chunk.flatten_all()?.to_vec1::<f32>())
-            .map_err(leoma_models::Error::from)?;
-        let bytes = frames_to_u8(&values, count, height, width, self.settings.rounding)?;
-        if let Some(dump) = &mut self.dump {
-            dump.decoded(chunk)?;
-        }
-        for frame in bytes.chunks_exact(3 * height * width) {
-            if let Some(writer) = &mut self.writer {
-                writer.push(frame)?;
-            }
-            if let Some(folder) = self.frames_dir {
-                let path = folder.join(format!("frame_{:05}.png", self.written));
-                write_png(&path, width as u32, height as u32, frame)?;
-            }
-            if let Some(dump) = &mut self.dump {
-                dump.frame_u8(frame, [height, width]);
-            }
-            self.written += 1;
-        }
-        self.seconds += start.elapsed().as_secs_f64();
-        Ok(())
+        Ok((report, media))
     }
 }
 
@@ -331,30 +313,4 @@ fn first_frame(image: &RgbImage8, settings: &Settings) -> Result<Tensor> {
         Tensor::from_vec(prepared.pixels, shape, &Device::Cpu)
             .map_err(leoma_models::Error::from)?,
     )
-}
-
-fn mp4_options(settings: &Settings, digest: &str) -> Mp4Options {
-    let comment = json!({
-        "generator": concat!("leoma-node ", env!("CARGO_PKG_VERSION")),
-        "parameters": settings.parameters(),
-        "checkpoint_digest": digest,
-    });
-    Mp4Options {
-        width: settings.params.width as u32,
-        height: settings.params.height as u32,
-        fps: Fps::from(settings.fps),
-        crf: settings.crf,
-        metadata: vec![("comment".into(), comment.to_string())],
-    }
-}
-
-/// Largest resident set of this process so far, 0 where the system does not say.
-fn peak_memory_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
-        .and_then(|rest| rest.trim().strip_suffix("kB"))
-        .and_then(|kib| kib.trim().parse::<u64>().ok())
-        .map_or(0, |kib| kib * 1024)
 }

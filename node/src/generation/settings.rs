@@ -50,6 +50,33 @@ pub struct GenerationRequest {
     pub noise_source: Option<NoiseSource>,
     /// x264 constant rate factor.
     pub crf: Option<u8>,
+    /// Family of defaults, where it is not the caller's usual one.
+    pub preset: Option<Preset>,
+    /// How the first frame is brought to size, where it is not the preset's way.
+    pub image_preparation: Option<ImagePreparation>,
+    /// One frame as PNG in place of a clip.
+    pub still: bool,
+}
+
+/// Kind of file a generation ends in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputFormat {
+    /// H.264 in MP4.
+    #[default]
+    Mp4,
+    /// One frame as PNG.
+    Png,
+}
+
+impl OutputFormat {
+    /// Media type of the file.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Mp4 => "video/mp4",
+            Self::Png => "image/png",
+        }
+    }
 }
 
 /// What a checkpoint says about its own defaults.
@@ -131,6 +158,8 @@ pub struct Settings {
     pub rounding: Rounding,
     /// How a first frame is brought to size.
     pub image_preparation: ImagePreparation,
+    /// Kind of file.
+    pub format: OutputFormat,
     /// Every value above with its origin, in a fixed order.
     pub effective: Vec<Effective>,
     /// What was changed on the way, in sentences for the caller.
@@ -233,7 +262,11 @@ pub fn resolve(
         defaults.negative_prompt.to_owned(),
     );
 
-    let asked = request.num_frames.unwrap_or(defaults.num_frames);
+    let asked = if request.still {
+        1
+    } else {
+        request.num_frames.unwrap_or(defaults.num_frames)
+    };
     if asked == 0 || asked > MAX_FRAMES {
         return Err(NodeError::caller(
             "num_frames",
@@ -242,7 +275,7 @@ pub fn resolve(
     }
     let num_frames = round_frames(asked, model.temporal_stride);
     let origin = if num_frames == asked {
-        if request.num_frames.is_some() {
+        if request.num_frames.is_some() || request.still {
             Request
         } else {
             Origin::Preset
@@ -256,6 +289,9 @@ pub fn resolve(
     };
     decisions.note("num_frames", num_frames, origin);
 
+    let image_preparation = request
+        .image_preparation
+        .unwrap_or(defaults.image_preparation);
     let asked_height = request.height.unwrap_or(defaults.height);
     let asked_width = request.width.unwrap_or(defaults.width);
     for (field, size) in [("height", asked_height), ("width", asked_width)] {
@@ -268,9 +304,9 @@ pub fn resolve(
     }
     let (height, width) = match image_size {
         // A picture of the asked size is used as it is; only other sizes go through the rule.
-        Some([h, w]) if [h, w] != [asked_height, asked_width] => defaults
-            .image_preparation
-            .output_size(h, w, asked_height, asked_width)?,
+        Some([h, w]) if [h, w] != [asked_height, asked_width] => {
+            image_preparation.output_size(h, w, asked_height, asked_width)?
+        }
         _ => (asked_height, asked_width),
     };
     for (name, value, asked, requested) in [
@@ -380,11 +416,17 @@ pub fn resolve(
         ));
     }
     decisions.note("rounding", defaults.rounding.name(), Origin::Preset);
-    decisions.note(
-        "image_preparation",
-        defaults.image_preparation.name(),
-        Origin::Preset,
-    );
+    let origin = if request.image_preparation.is_some() {
+        Request
+    } else {
+        Origin::Preset
+    };
+    decisions.note("image_preparation", image_preparation.name(), origin);
+    let format = if request.still {
+        OutputFormat::Png
+    } else {
+        OutputFormat::Mp4
+    };
 
     let params = GenerateParams {
         prompt: request.prompt.clone(),
@@ -408,7 +450,8 @@ pub fn resolve(
         fps,
         crf,
         rounding: defaults.rounding,
-        image_preparation: defaults.image_preparation,
+        image_preparation,
+        format,
         effective: decisions.0,
         warnings,
     })

@@ -93,6 +93,11 @@ impl Access {
         })))
     }
 
+    /// Whether callers must show a key.
+    pub fn needs_key(&self) -> bool {
+        matches!(*self.0, Rule::Key(_))
+    }
+
     /// Whether this request may go on.
     pub fn check(
         &self,

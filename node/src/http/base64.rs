@@ -1,5 +1,5 @@
 //! Pictures in JSON: base64 in either alphabet, with or without padding, line breaks and `data:` in
-//! front. Links are recognised and refused: this server fetches nothing.
+//! front. Links are recognised, and not followed here.
 
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
@@ -50,16 +50,21 @@ pub(super) fn decode_image(field: &str, text: &str, max_bytes: usize) -> Result<
     })
 }
 
+/// Whether the text is an address in place of a file.
+pub(super) fn is_link(text: &str) -> bool {
+    let text = text.trim_start();
+    ["http:", "https:"].into_iter().any(|scheme| {
+        text.get(..scheme.len())
+            .is_some_and(|head| head.eq_ignore_ascii_case(scheme))
+    })
+}
+
 /// Removes `data:image/png;base64,`.
 fn strip_data_uri<'a>(field: &str, text: &'a str) -> Result<&'a str, ApiError> {
     let starts = |prefix: &str| {
         text.get(..prefix.len())
             .is_some_and(|head| head.eq_ignore_ascii_case(prefix))
     };
-    if starts("http:") || starts("https:") {
-        let message = "is a link, and fetching is off on this server; send the file in base64";
-        return Err(ApiError::invalid(field, message));
-    }
     if !starts("data:") {
         return Ok(text);
     }
@@ -104,8 +109,6 @@ mod tests {
             "data:image/png;base64,",
             "data:image/png,abcd",
             "data:abcd",
-            "http://example.org/a.png",
-            "HTTPS://example.org/a.png",
             "not base64!",
             "abcde",
             "ab=cd",
@@ -114,6 +117,16 @@ mod tests {
             let error = decode_image("image_b64", text, 100).unwrap_err();
             assert_eq!(error.status(), 400, "{text:?}");
             assert!(format!("{error:?}").contains("image_b64: "), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn links_are_recognised() {
+        for text in ["http://example.org/a.png", " HTTPS://example.org/a.png"] {
+            assert!(is_link(text), "{text}");
+        }
+        for text in ["httpAAAA", "data:image/png;base64,aHR0cDovLw==", ""] {
+            assert!(!is_link(text), "{text}");
         }
     }
 

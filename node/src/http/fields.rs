@@ -1,11 +1,13 @@
-//! The fields of `POST /generate`: the union of the names in use for Wan endpoints, read into a
+//! The fields of a generation: the union of the names in use for Wan endpoints, read into a
 //! [`GenerationRequest`].
 //!
 //! Unknown fields are ignored and `null` means absent, as the callers expect. One thing under two
 //! names must have one value. What a field means for the loaded model is the admission's business;
 //! here are only types, aliases and this server's limits.
 
-use serde_json::{Map, Value};
+use std::str::FromStr;
+
+use serde_json::{Map, Value, json};
 
 use super::{ApiError, Limits, base64};
 use crate::engine::ModelInfo;
@@ -13,21 +15,53 @@ use crate::generation::GenerationRequest;
 
 /// Names that published Wan schemas wrap the arguments in.
 const WRAPPERS: [&str; 2] = ["args", "input_args"];
-const IMAGE: [&str; 3] = ["image", "image_b64", "first_image_b64"];
+const IMAGE: [&str; 4] = ["image", "image_b64", "first_image_b64", "input_reference"];
 const FRAMES: [&str; 2] = ["frames", "num_frames"];
 const STEPS: [&str; 2] = ["steps", "num_inference_steps"];
 const SHIFT: [&str; 3] = ["flow_shift", "sample_shift", "shift"];
+const SIZE: [&str; 2] = ["resolution", "size"];
+
+/// A picture as a request names it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Picture {
+    /// The bytes of the file.
+    Bytes(Vec<u8>),
+    /// Where it can be fetched, and the field that says so.
+    Link {
+        /// The field, for errors.
+        field: &'static str,
+        /// The address.
+        url: String,
+    },
+}
+
+/// A request body as read.
+#[derive(Debug)]
+pub(super) struct Parsed {
+    /// Everything but the picture.
+    pub(super) request: GenerationRequest,
+    /// The picture.
+    pub(super) picture: Option<Picture>,
+}
 
 /// Reads a request body.
 ///
 /// # Errors
 /// 400 naming the field, 413 for a picture beyond the limit.
-pub(super) fn parse(
-    body: &[u8],
+pub(super) fn parse(body: &[u8], model: &ModelInfo, limits: &Limits) -> Result<Parsed, ApiError> {
+    parse_map(unwrap_single(object(body)?)?, model, limits)
+}
+
+/// Reads the fields of a request.
+///
+/// # Errors
+/// As [`parse`].
+pub(super) fn parse_map(
+    map: Map<String, Value>,
     model: &ModelInfo,
     limits: &Limits,
-) -> Result<GenerationRequest, ApiError> {
-    let fields = Fields(unwrap_single(object(body)?)?);
+) -> Result<Parsed, ApiError> {
+    let fields = Fields(map);
     let prompt = fields
         .text("prompt", limits.max_prompt_chars)?
         .ok_or_else(|| ApiError::invalid("prompt", "is missing; say what the clip shows"))?;
@@ -37,15 +71,6 @@ pub(super) fn parse(
             "is empty; say what the clip shows",
         ));
     }
-    let image = match fields.one_of(&IMAGE)? {
-        None => None,
-        Some((name, value)) => {
-            let text = value
-                .as_str()
-                .ok_or_else(|| wrong_type(name, "base64 text", value))?;
-            Some(base64::decode_image(name, text, limits.max_image_bytes)?)
-        }
-    };
     // Accepted because every subnet request carries it; no faster mode is loaded, and the answer's
     // headers say so.
     fields.flag("fast")?;
@@ -63,26 +88,94 @@ pub(super) fn parse(
         }
         None => [None, None],
     };
-    Ok(GenerationRequest {
+    let fps = fields.count(&["fps"], 240)?.map(|fps| fps as u32);
+    let request = GenerationRequest {
         prompt,
         negative_prompt: fields.text("negative_prompt", limits.max_prompt_chars)?,
-        image,
-        num_frames: fields.count(&FRAMES, limits.max_frames)?,
-        fps: fields.count(&["fps"], 240)?.map(|fps| fps as u32),
+        num_frames: fields.frames(fps, model, limits)?,
+        fps,
         height,
         width,
         num_inference_steps: fields.count(&STEPS, limits.max_steps)?,
         guidance_scale: fields.number(&["guidance_scale"])?,
         guidance_scale_2: fields.number(&["guidance_scale_2"])?,
         flow_shift: fields.number(&SHIFT)?,
-        seed: fields.seed()?,
+        boundary_ratio: fields.number(&["boundary_ratio"])?,
+        scheduler: fields.named("scheduler")?,
+        noise_source: fields.named("noise_source")?,
+        preset: fields.named("preset")?,
+        crf: fields.whole_to("crf", 51)?.map(|crf| crf as u8),
+        seed: fields.whole_to("seed", u64::MAX)?,
+        still: fields.flag("single_frame")?.unwrap_or(false),
         ..GenerationRequest::default()
+    };
+    Ok(Parsed {
+        picture: fields.picture(limits)?,
+        request,
     })
 }
 
-fn object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
-    let value: Value = serde_json::from_slice(body)
-        .map_err(|e| ApiError::invalid("body", format!("invalid request JSON payload: {e}")))?;
+/// The fields of a request under their canonical names, so that [`parse_map`] reads the same again.
+pub(super) fn canonical(request: &GenerationRequest) -> Map<String, Value> {
+    let GenerationRequest {
+        prompt,
+        negative_prompt,
+        image: _,
+        num_frames,
+        height,
+        width,
+        fps,
+        num_inference_steps,
+        guidance_scale,
+        guidance_scale_2,
+        flow_shift,
+        boundary_ratio,
+        scheduler,
+        seed,
+        noise_source,
+        crf,
+        preset,
+        image_preparation: _,
+        still,
+    } = request;
+    let all = json!({
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "num_frames": num_frames,
+        "height": height,
+        "width": width,
+        "fps": fps,
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_scale,
+        "guidance_scale_2": guidance_scale_2,
+        "flow_shift": flow_shift,
+        "boundary_ratio": boundary_ratio,
+        "scheduler": scheduler.map(|s| s.to_string()),
+        "seed": seed,
+        "noise_source": noise_source.as_ref().map(ToString::to_string),
+        "crf": crf,
+        "preset": preset.map(|p| p.name()),
+        "single_frame": still.then_some(true),
+    });
+    match all {
+        Value::Object(map) => map.into_iter().filter(|(_, v)| !v.is_null()).collect(),
+        _ => Map::new(),
+    }
+}
+
+/// The body as a JSON object.
+///
+/// # Errors
+/// 400 for anything else.
+pub(super) fn object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
+    let value: Value = serde_json::from_slice(body).map_err(|e| {
+        let message = format!("invalid request JSON payload: {e}");
+        ApiError::new(
+            axum::http::StatusCode::BAD_REQUEST,
+            "invalid_request",
+            message,
+        )
+    })?;
     match value {
         Value::Object(map) => Ok(map),
         other => Err(wrong_type("body", "a JSON object", &other)),
@@ -181,6 +274,91 @@ impl Fields {
         }
     }
 
+    /// A number of frames, given as such or as seconds of the clip.
+    fn frames(
+        &self,
+        fps: Option<u32>,
+        model: &ModelInfo,
+        limits: &Limits,
+    ) -> Result<Option<usize>, ApiError> {
+        let frames = self.count(&FRAMES, limits.max_frames)?;
+        let Some(value) = self.get("seconds") else {
+            return Ok(frames);
+        };
+        // OpenAI clients send text.
+        let seconds = match value {
+            Value::String(text) => text.trim().parse().ok(),
+            other => other.as_f64(),
+        };
+        let seconds: f64 = seconds
+            .filter(|s: &f64| s.is_finite() && *s > 0.0)
+            .ok_or_else(|| wrong_type("seconds", "a number above 0", value))?;
+        let default_fps = model.defaults["fps"].as_u64().unwrap_or(16) as u32;
+        let wanted = (seconds * f64::from(fps.unwrap_or(default_fps)))
+            .round()
+            .max(1.0);
+        if wanted > limits.max_frames as f64 {
+            let message = format!(
+                "{seconds} s are {wanted} frames; this server makes at most {}",
+                limits.max_frames
+            );
+            return Err(ApiError::invalid("seconds", message));
+        }
+        match frames {
+            Some(frames) if frames != wanted as usize => Err(ApiError::invalid(
+                "seconds",
+                "is also given as a number of frames with another value; send one of the two",
+            )),
+            _ => Ok(Some(wanted as usize)),
+        }
+    }
+
+    /// A word from a fixed set.
+    fn named<T: FromStr<Err = leoma_models::Error>>(
+        &self,
+        name: &str,
+    ) -> Result<Option<T>, ApiError> {
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
+        let text = value
+            .as_str()
+            .filter(|text| text.len() <= 64)
+            .ok_or_else(|| wrong_type(name, "a name", value))?;
+        text.parse()
+            .map(Some)
+            .map_err(|error: leoma_models::Error| {
+                // The parser names the field as the command line does, which is the same here.
+                let message = error.to_string();
+                let message = message
+                    .strip_prefix(&format!("{name}: "))
+                    .unwrap_or(&message);
+                ApiError::invalid(name, message)
+            })
+    }
+
+    fn picture(&self, limits: &Limits) -> Result<Option<Picture>, ApiError> {
+        let Some((name, value)) = self.one_of(&IMAGE)? else {
+            return Ok(None);
+        };
+        // Newer OpenAI clients wrap the reference.
+        let inner = value.get("image_url").unwrap_or(value);
+        let text = inner
+            .as_str()
+            .ok_or_else(|| wrong_type(name, "base64 text", value))?;
+        let field = IMAGE
+            .into_iter()
+            .find(|known| *known == name)
+            .unwrap_or("image");
+        if base64::is_link(text) {
+            return Ok(Some(Picture::Link {
+                field,
+                url: text.trim().to_owned(),
+            }));
+        }
+        base64::decode_image(field, text, limits.max_image_bytes).map(|b| Some(Picture::Bytes(b)))
+    }
+
     fn number(&self, names: &[&str]) -> Result<Option<f64>, ApiError> {
         let Some((name, value)) = self.one_of(names)? else {
             return Ok(None);
@@ -191,23 +369,29 @@ impl Fields {
             .ok_or_else(|| wrong_type(name, "a number", value))
     }
 
-    fn seed(&self) -> Result<Option<u64>, ApiError> {
-        let Some(value) = self.get("seed") else {
+    /// A whole number from 0 to `max`.
+    fn whole_to(&self, name: &str, max: u64) -> Result<Option<u64>, ApiError> {
+        let Some(value) = self.get(name) else {
             return Ok(None);
         };
-        let seed = whole(value);
-        seed.map(Some)
-            .ok_or_else(|| wrong_type("seed", "a whole number from 0, or null", value))
+        let number = whole(value).filter(|n| *n <= max);
+        number.map(Some).ok_or_else(|| {
+            wrong_type(
+                name,
+                &format!("a whole number from 0 to {max}, or null"),
+                value,
+            )
+        })
     }
 
-    /// `[width, height]` from `resolution`, or from `width` and `height`.
+    /// `[width, height]` from `resolution` or `size`, or from `width` and `height`.
     fn size(&self, model: &ModelInfo) -> Result<Option<[usize; 2]>, ApiError> {
-        let named = match self.get("resolution") {
+        let named = match self.one_of(&SIZE)? {
             None => None,
-            Some(value) => {
+            Some((name, value)) => {
                 let text = value.as_str().and_then(|text| resolution(text, model));
                 let expected = "\"480p\", \"720p\" or \"WIDTHxHEIGHT\"";
-                Some(text.ok_or_else(|| wrong_type("resolution", expected, value))?)
+                Some(text.ok_or_else(|| wrong_type(name, expected, value))?)
             }
         };
         let width = self.count(&["width"], usize::from(u16::MAX))?;

@@ -5,16 +5,31 @@ use super::*;
 
 fn model() -> ModelInfo {
     ModelInfo {
+        name: "test".into(),
         kind: "ti2v-5b".into(),
+        digest: None,
+        revision: None,
         preset: "leoma".into(),
         dtype: "f32".into(),
         device: "cpu".into(),
+        text_to_video: true,
+        image_to_video: true,
         size_720p: [1280, 704],
+        defaults: json!({"fps": 16}),
     }
 }
 
 fn read(body: &Value) -> Result<GenerationRequest, ApiError> {
-    parse(body.to_string().as_bytes(), &model(), &Limits::default())
+    let body = body.to_string();
+    let parsed = parse(body.as_bytes(), &model(), &Limits::default())?;
+    let image = match parsed.picture {
+        Some(Picture::Bytes(bytes)) => Some(bytes),
+        _ => None,
+    };
+    Ok(GenerationRequest {
+        image,
+        ..parsed.request
+    })
 }
 
 #[test]
@@ -172,4 +187,48 @@ fn bodies_that_are_no_object_are_refused() {
 fn messages_do_not_repeat_what_users_wrote() {
     let body = json!({"prompt": ["a private wish"], "seed": "a long text that somebody wrote"});
     assert!(!format!("{:?}", read(&body).unwrap_err()).contains("private"));
+}
+
+#[test]
+fn seconds_and_size_mean_what_openai_clients_mean() {
+    let request = read(&json!({"prompt": "p", "seconds": "4", "size": "480x832"})).unwrap();
+    assert_eq!(request.num_frames, Some(64));
+    assert_eq!((request.width, request.height), (Some(480), Some(832)));
+    let request = read(&json!({"prompt": "p", "seconds": 2, "fps": 24})).unwrap();
+    assert_eq!(request.num_frames, Some(48));
+    for body in [
+        json!({"prompt": "p", "seconds": "four"}),
+        json!({"prompt": "p", "seconds": 0}),
+        json!({"prompt": "p", "seconds": 1e9}),
+        json!({"prompt": "p", "seconds": 4, "frames": 81}),
+        json!({"prompt": "p", "size": "480p", "resolution": "720p"}),
+    ] {
+        assert_eq!(read(&body).unwrap_err().status(), 400, "{body}");
+    }
+}
+
+#[test]
+fn what_is_stored_is_read_again_as_it_was() {
+    let body = json!({
+        "prompt": "p", "negative_prompt": "n", "frames": 9, "width": 64, "height": 96, "fps": 8,
+        "steps": 3, "guidance_scale": 2.5, "guidance_scale_2": 1.5, "shift": 4, "boundary_ratio": 0.9,
+        "scheduler": "euler", "seed": u64::MAX, "noise_source": "cuda:4090", "crf": 3,
+        "preset": "official", "single_frame": true,
+    });
+    let request = read(&body).unwrap();
+    let again = read(&Value::Object(canonical(&request))).unwrap();
+    assert_eq!(format!("{request:?}"), format!("{again:?}"));
+    assert_eq!(canonical(&request).len(), 17);
+}
+
+#[test]
+fn links_are_told_apart_from_files() {
+    let body =
+        json!({"prompt": "p", "input_reference": {"image_url": "https://example.org/a.png"}});
+    let parsed = parse(body.to_string().as_bytes(), &model(), &Limits::default()).unwrap();
+    let link = Picture::Link {
+        field: "input_reference",
+        url: "https://example.org/a.png".into(),
+    };
+    assert_eq!(parsed.picture, Some(link));
 }

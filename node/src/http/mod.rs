@@ -1,109 +1,74 @@
 //! The HTTP surface: routes, limits, errors. Knows the engine's jobs, never a tensor.
 //!
-//! | route | answer |
+//! | folder or file | routes |
 //! |---|---|
-//! | `POST /generate` | `200 video/mp4`, the whole file |
-//! | `GET /health` | `200`, what is loaded and how busy it is; never touches the device |
+//! | `chutes/` | `POST /generate` and its kin, `GET /chutes/{id}` |
+//! | `videos/` | `/v1/videos`: durable jobs |
+//! | `ops.rs` | `/health`, `/ready`, `/info`, `/metrics`, `/v1/models` |
+//! | `openapi.rs` | `/openapi.json`, made from the same list as the routes |
+//! | `pages.rs` | `/`, `/gallery`, `/status`, `/docs`, `/assets/` |
 //!
-//! Every error is JSON, `{"detail": "…", "code": "…"}`; `error.rs` holds the table of status codes.
+//! Every request passes `envelope.rs` (id, form of errors, metrics), then `auth.rs`. `error.rs` holds the table
+//! of status codes.
 
+mod app;
 mod auth;
 mod base64;
 mod body;
+mod chutes;
 mod connection;
+mod envelope;
 mod error;
 mod fetch;
 mod fields;
-mod generate;
+mod openapi;
+mod ops;
+mod pages;
 mod public_address;
 mod server;
+mod videos;
 
-use std::sync::Arc;
-
-use axum::extract::State;
+use axum::Router;
 use axum::http::{Method, Uri};
-use axum::routing::{get, post};
-use axum::{Json, Router};
-use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use axum::middleware::{from_fn, from_fn_with_state};
 use tower_http::catch_panic::CatchPanicLayer;
+use utoipa_axum::router::OpenApiRouter;
 
-use crate::engine::Engine;
+use crate::time;
 
+pub use app::{App, AppOptions, Check, Limits, Readiness};
 pub use auth::{Access, AccessOptions, check_access, check_key, is_public, read_key_file};
+pub use chutes::{ChuteIdentity, Profile};
 pub use error::ApiError;
 pub use fetch::{FetchError, FetchOptions, Fetcher, Resolver, Rule};
 pub use server::{ServerOptions, raise_file_limit, serve};
 
-/// What one request may ask for. The checkpoint's own rules come on top.
-#[derive(Debug, Clone)]
-pub struct Limits {
-    /// Bytes of a request body.
-    pub max_body_bytes: usize,
-    /// Bytes of the picture after base64.
-    pub max_image_bytes: usize,
-    /// Characters of the prompt, and of the negative prompt.
-    pub max_prompt_chars: usize,
-    /// Frames of a clip.
-    pub max_frames: usize,
-    /// Pixels of a frame.
-    pub max_pixels: usize,
-    /// Denoising steps.
-    pub max_steps: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            max_body_bytes: 32 << 20,
-            max_image_bytes: 16 << 20,
-            // The text encoder reads 512 tokens; the public Wan endpoints take this many characters.
-            max_prompt_chars: 16_384,
-            max_frames: 241,
-            max_pixels: 1280 * 1280,
-            max_steps: 200,
-        }
-    }
-}
-
-/// What the handlers share.
-#[derive(Debug, Clone)]
-struct App {
-    engine: Arc<Engine>,
-    limits: Arc<Limits>,
-    /// Requests being decoded at a time: each may hold a picture of a hundred megabytes of pixels.
-    preparing: Arc<Semaphore>,
-}
-
-/// Places in [`App::preparing`].
-const PREPARING: usize = 4;
-
-/// All routes over one engine.
-pub fn router(engine: Arc<Engine>, limits: Limits) -> Router {
-    Router::new()
-        .route("/generate", post(generate::generate))
-        .route("/health", get(health))
+/// All routes.
+pub fn router(app: App) -> Router {
+    let (routes, document) = documented().split_for_parts();
+    let access = app.access().clone();
+    routes
+        .merge(openapi::route(document))
+        .merge(pages::routes())
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(CatchPanicLayer::custom(error::handler_panicked))
-        .with_state(App {
-            engine,
-            limits: Arc::new(limits),
-            preparing: Arc::new(Semaphore::new(PREPARING)),
-        })
+        .layer(from_fn_with_state(access, check_access))
+        .layer(from_fn_with_state(app.clone(), envelope::envelope))
+        .layer(from_fn(pages::policy))
+        .with_state(app)
 }
 
-async fn health(State(app): State<App>) -> Json<Value> {
-    Json(json!({
-        "status": "ok",
-        "version": env!("CARGO_PKG_VERSION"),
-        "model": app.engine.info(),
-        "load": app.engine.load(),
-    }))
+/// The routes that are in the OpenAPI document, with the document.
+fn documented() -> OpenApiRouter<App> {
+    OpenApiRouter::with_openapi(openapi::base())
+        .merge(chutes::routes())
+        .merge(videos::routes())
+        .merge(ops::routes())
 }
 
 async fn not_found(method: Method, uri: Uri) -> ApiError {
-    ApiError::not_found(&method, uri.path())
+    ApiError::no_route(&method, uri.path())
 }
 
 async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {

@@ -15,6 +15,6 @@ pub mod video;
 pub use error::{MediaError, Result};
 pub use frames::{Rounding, frames_to_u8};
 pub use image::{ImageLimits, RgbImage8, decode};
-pub use png::write_png;
+pub use png::{encode_png, poster, write_png};
 pub use prepare::{ImagePreparation, PreparedImage, prepare};
 pub use video::{Fps, Mp4Options, Mp4Writer, VideoInfo, WrittenVideo, read_video_info};

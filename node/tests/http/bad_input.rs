@@ -9,7 +9,7 @@ use crate::server::{Server, picture, png};
 fn refused(server: &Server, body: &Value, status: u16, says: &str) {
     let reply = server.generate(body);
     assert_eq!(reply.status, status, "{reply:?}");
-    let detail = reply.detail();
+    let detail = reply.message();
     assert!(detail.contains(says), "{detail:?} lacks {says:?}");
 }
 
@@ -29,7 +29,7 @@ fn bodies_that_are_not_json_are_400() {
             (reply.status, reply.code().as_str()),
             (400, "invalid_request")
         );
-        assert!(reply.detail().starts_with("body: "), "{reply:?}");
+        assert!(reply.message().starts_with("body: "), "{reply:?}");
     }
     server.expect_still_serving();
 }
@@ -158,14 +158,14 @@ fn large_bodies_are_413_and_the_client_can_read_so() {
     let reply = server.post("/generate", &vec![b' '; 13 << 20]);
     assert_eq!((reply.status, reply.code().as_str()), (413, "too_large"));
     // Announced but never sent: refused without waiting for it.
-    let head = "POST /generate HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n\
+    let head = "POST /generate HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n\
                 Content-Length: 99999999999\r\n\r\n";
     let mut stream = server.connect();
     std::io::Write::write_all(&mut stream, head.as_bytes()).unwrap();
     assert_eq!(crate::server::Reply::read_one(&mut stream).status, 413);
     // Chunked, so the size is not known before.
     let mut stream = server.connect();
-    let head = "POST /generate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let head = "POST /generate HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n";
     std::io::Write::write_all(&mut stream, head.as_bytes()).unwrap();
     let chunk = [b"100000\r\n".as_slice(), &vec![b' '; 1 << 20], b"\r\n"].concat();
     for _ in 0..13 {

@@ -48,7 +48,7 @@ fn a_client_that_leaves_gives_its_place_in_the_queue_back() {
     server.expect_load(1, 1);
     leave(&waiting);
     server.expect_load(1, 0);
-    assert_eq!(server.get("/health").json()["load"]["running"], 1);
+    assert_eq!(server.get("/info").json()["load"]["running"], 1);
 }
 
 #[test]
@@ -56,9 +56,8 @@ fn health_answers_during_a_job() {
     let server = Server::start(1);
     let _running = server.start_generate(&json!({"prompt": "wait"}));
     server.expect_event("started");
-    let reply = server.get("/health");
-    assert_eq!(reply.status, 200);
-    assert_eq!(reply.json()["load"]["running"], 1);
+    assert_eq!(server.get("/health").status, 200);
+    assert_eq!(server.get("/info").json()["load"]["running"], 1);
 }
 
 #[test]
@@ -69,7 +68,7 @@ fn a_failing_job_fails_alone() {
         ("artifact", 500, "artifact"),
         ("local", 500, "local"),
         ("disk full", 507, "disk_full"),
-        ("panic in check", 500, "local"),
+        ("panic in check", 500, "internal"),
     ] {
         let reply = server.generate(&json!({"prompt": prompt}));
         assert_eq!(
@@ -88,7 +87,9 @@ fn half_requests_do_not_disturb_others() {
     head_only.write_all(b"POST /generate HTT").unwrap();
     let mut body_missing = server.connect();
     body_missing
-        .write_all(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{\"pro")
+        .write_all(
+            b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{\"pro",
+        )
         .unwrap();
     // An unread body holds no place in the queue, which has none to spare.
     server.expect_still_serving();
@@ -118,7 +119,7 @@ fn shutdown_finishes_what_is_running_and_takes_no_more() {
     let mut running = server.start_generate(&json!({"prompt": "wait"}));
     server.expect_event("started");
     let mut idle = server.connect();
-    idle.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+    idle.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .unwrap();
     assert_eq!(Reply::read_one(&mut idle).status, 200);
     server.stop();

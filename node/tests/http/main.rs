@@ -30,13 +30,14 @@ fn the_samplers_request_gets_the_file_and_its_parameters() {
 }
 
 #[test]
-fn health_tells_what_is_loaded_and_how_busy_it_is() {
+fn info_tells_what_is_loaded_and_how_busy_it_is() {
     let server = Server::start(3);
     let reply = server.get("/health");
     assert_eq!(reply.status, 200);
-    let body = reply.json();
-    assert_eq!(body["status"], "ok");
-    assert_eq!(body["version"], env!("CARGO_PKG_VERSION"));
+    let health = reply.json();
+    assert_eq!(health["status"], "ok");
+    assert_eq!(health["version"], env!("CARGO_PKG_VERSION"));
+    let body = server.get("/info").json();
     assert_eq!(body["model"]["kind"], "ti2v-5b");
     assert_eq!(
         body["load"],
@@ -65,7 +66,7 @@ fn several_requests_share_a_connection() {
     let server = Server::start(1);
     let mut connection = server.connect();
     for _ in 0..3 {
-        let head = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
+        let head = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
         std::io::Write::write_all(&mut connection, head.as_bytes()).unwrap();
         assert_eq!(Reply::read_one(&mut connection).status, 200);
     }

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use leoma_models::tiny::make_tiny;
@@ -20,6 +21,15 @@ static TINY: LazyLock<PathBuf> = LazyLock::new(|| {
     dir
 });
 
+/// A folder of its own for each server.
+fn data_dir() -> PathBuf {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let name = format!("serve-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = std::fs::remove_dir_all(&dir); // of an earlier run
+    dir
+}
+
 struct Node {
     child: Child,
     address: std::net::SocketAddr,
@@ -30,7 +40,9 @@ fn command(model: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_leoma-node"));
     command
         .args(["serve", "--port", "0", "--device", "cpu", "--model"])
-        .arg(model);
+        .arg(model)
+        .arg("--data-dir")
+        .arg(data_dir());
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -158,7 +170,7 @@ fn a_running_job_is_cancelled_by_its_client_and_by_shutdown() {
     // Long enough to still run when the signal comes.
     let body = json!({"prompt": "p", "frames": 81, "resolution": "480p", "steps": 200});
     let head = format!(
-        "POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}",
+        "POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}",
         body.to_string().len()
     );
     let client = || {
@@ -167,7 +179,7 @@ fn a_running_job_is_cancelled_by_its_client_and_by_shutdown() {
         stream
     };
     let running = || {
-        let health = send(node.address, "GET /health HTTP/1.1\r\n", b"").json();
+        let health = send(node.address, "GET /info HTTP/1.1\r\n", b"").json();
         health["load"]["running"] == 1
     };
     let wait_for = |wanted: bool| {
@@ -207,14 +219,27 @@ fn an_unusable_start_is_refused_with_exit_code_2() {
     let name = empty.path().display().to_string();
     assert!(refused(&mut command(empty.path())).contains(&name));
     assert!(refused(&mut command(Path::new("/nonexistent"))).contains("/nonexistent"));
-    let message = refused(command(&TINY).args(["--scratch-dir", "/nonexistent"]));
-    assert!(message.contains("scratch_dir"), "{message}");
+    let mut nowhere = Command::new(env!("CARGO_BIN_EXE_leoma-node"));
+    nowhere
+        .args([
+            "serve",
+            "--port",
+            "0",
+            "--data-dir",
+            "/proc/nonexistent",
+            "--model",
+        ])
+        .arg(&*TINY);
+    let message = refused(&mut nowhere);
+    assert!(message.contains("/proc/nonexistent"), "{message}");
     // A port that is taken.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let mut again = Command::new(env!("CARGO_BIN_EXE_leoma-node"));
     again
         .args(["serve", "--device", "cpu", "--port", &port, "--model"])
-        .arg(&*TINY);
+        .arg(&*TINY)
+        .arg("--data-dir")
+        .arg(data_dir());
     assert!(refused(&mut again).contains(&port));
 }

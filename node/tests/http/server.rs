@@ -9,11 +9,19 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use leoma_models::weights::ModelKind;
 use leoma_node::engine::{
-    Admission, Backend, Clip, Control, Engine, EngineError, Job, ModelInfo, Stage,
+    Admission, Backend, Clip, Control, Cost, Decode, Engine, EngineError, EngineOptions, Job,
+    ModelInfo, Stage,
 };
-use leoma_node::generation::{GenerationRequest, ModelDefaults, Preset, resolve};
-use leoma_node::http::{Limits, ServerOptions, router, serve};
+use leoma_node::generation::{
+    GenerationRequest, Media, ModelDefaults, OutputFormat, Preset, StageSeconds, resolve,
+};
+use leoma_node::http::{
+    Access, AccessOptions, App, AppOptions, ChuteIdentity, Limits, Profile, ServerOptions, router,
+    serve,
+};
+use leoma_node::jobs::Jobs;
 use leoma_node::media::{ImageLimits, decode};
+use leoma_node::store::{Store, StoreOptions};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
@@ -74,18 +82,37 @@ impl Admission for Checks {
             .transpose()?;
         let size = image.as_ref().map(|image| [image.height(), image.width()]);
         let settings = resolve(request, Preset::Leoma, &model, size)?;
-        Ok(Job { settings, image })
+        Ok(Job {
+            settings,
+            image,
+            cost: Cost::default(),
+        })
+    }
+}
+
+/// Nothing is left to do after the script.
+struct Done(Clip);
+
+impl Decode for Done {
+    fn decode(self: Box<Self>, _: &Control) -> Result<Clip, EngineError> {
+        Ok(self.0)
     }
 }
 
 impl Backend for Scripted {
     fn info(&self) -> ModelInfo {
         ModelInfo {
+            name: "scripted".into(),
             kind: "ti2v-5b".into(),
+            digest: None,
+            revision: None,
             preset: "leoma".into(),
             dtype: "f32".into(),
             device: "cpu".into(),
+            text_to_video: true,
+            image_to_video: true,
             size_720p: [1280, 704],
+            defaults: json!({"fps": 16}),
         }
     }
 
@@ -93,7 +120,15 @@ impl Backend for Scripted {
         Arc::new(Checks)
     }
 
-    fn generate(&mut self, job: &Job, control: &Control) -> Result<Clip, EngineError> {
+    fn canary(&mut self, _: &Control) -> Result<Vec<f32>, EngineError> {
+        Ok(vec![1.0])
+    }
+
+    fn denoise(
+        &mut self,
+        job: &Arc<Job>,
+        control: &Control,
+    ) -> Result<Box<dyn Decode>, EngineError> {
         let message = "scripted".to_owned();
         match job.settings.params.prompt.as_str() {
             "panic" => panic!("scripted panic"),
@@ -115,10 +150,16 @@ impl Backend for Scripted {
             }
             _ => {}
         }
-        Ok(Clip {
-            mp4: MP4.to_vec(),
+        Ok(Box::new(Done(Clip {
+            media: Media {
+                bytes: MP4.to_vec(),
+                format: OutputFormat::Mp4,
+                poster: Vec::new(),
+            },
             effective: job.effective(),
-        })
+            stages: StageSeconds::default(),
+            queue_s: 0.0,
+        })))
     }
 }
 
@@ -127,6 +168,7 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) gate: Arc<Gate>,
     pub(crate) engine: Arc<Engine>,
+    _data: tempfile::TempDir,
     events: mpsc::Receiver<&'static str>,
     stop: Option<oneshot::Sender<()>>,
     drained: mpsc::Receiver<bool>,
@@ -155,8 +197,21 @@ impl Server {
             gate: Arc::clone(&gate),
             events: events_in,
         };
-        let engine = Arc::new(Engine::start(queue, || Ok::<_, EngineError>(script)).unwrap());
-        let routes = router(Arc::clone(&engine), limits);
+        let options_of_engine = EngineOptions {
+            queue_capacity: queue,
+            ..EngineOptions::default()
+        };
+        let metrics = Arc::clone(&options_of_engine.metrics);
+        let started = Engine::start(options_of_engine, || Ok::<_, EngineError>(script));
+        let engine = Arc::new(started.unwrap());
+        let data = tempfile::tempdir().unwrap();
+        let store = StoreOptions {
+            retention_age: None,
+            retention_bytes: 1 << 30,
+            min_free_bytes: 0,
+            max_queued: 8,
+        };
+        let (store, _) = Store::open(data.path(), store).unwrap();
         let (address_in, address) = mpsc::channel();
         let (drained_in, drained) = mpsc::channel();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -164,6 +219,20 @@ impl Server {
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Runtime::new().unwrap();
             runtime.block_on(async {
+                let app = App::new(AppOptions {
+                    limits,
+                    access: Access::new(AccessOptions::default()).unwrap(),
+                    profile: Profile::Leoma,
+                    deadline: None,
+                    chute: ChuteIdentity::new("local", "scripted"),
+                    fetcher: None,
+                    jobs: Jobs::open(store, Arc::clone(&metrics)).await.unwrap(),
+                    retention_age: None,
+                    canary_max_age: None,
+                    metrics,
+                });
+                app.set_engine(Arc::clone(&closing));
+                let routes = router(app);
                 let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
                 address_in.send(listener.local_addr().unwrap()).unwrap();
                 let stopped = async { drop(stopped.await) };
@@ -176,6 +245,7 @@ impl Server {
             address,
             gate,
             engine,
+            _data: data,
             events,
             stop: Some(stop),
             drained,
@@ -238,7 +308,7 @@ impl Server {
         let length = body.len();
         write!(
             stream,
-            "POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}"
+            "POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}"
         )
         .unwrap();
         stream
@@ -269,7 +339,7 @@ impl Drop for Server {
 pub(crate) fn send(address: SocketAddr, head: &str, body: &[u8]) -> Reply {
     let mut stream = TcpStream::connect(address).unwrap();
     let length = body.len();
-    let head = format!("{head}Host: x\r\nContent-Length: {length}\r\n\r\n");
+    let head = format!("{head}Host: localhost\r\nContent-Length: {length}\r\n\r\n");
     stream.write_all(head.as_bytes()).unwrap();
     // A server that refuses early may have stopped reading; its answer is what matters.
     let _ = stream.write_all(body);
@@ -328,11 +398,15 @@ impl Reply {
     }
 
     pub(crate) fn code(&self) -> String {
-        self.json()["code"].as_str().unwrap().to_owned()
+        let json = self.json();
+        let code = json.get("code").unwrap_or(&json["error"]["code"]);
+        code.as_str().unwrap().to_owned()
     }
 
-    pub(crate) fn detail(&self) -> String {
-        self.json()["detail"].as_str().unwrap().to_owned()
+    pub(crate) fn message(&self) -> String {
+        let json = self.json();
+        let text = json.get("message").unwrap_or(&json["error"]["message"]);
+        text.as_str().unwrap().to_owned()
     }
 }
 

@@ -1,5 +1,6 @@
 //! Which networks of a checkpoint are in memory.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::{DType, Device};
@@ -77,7 +78,8 @@ pub(super) struct Components {
     device: Device,
     offload: Offload,
     text: Option<Umt5Encoder>,
-    vae: Option<(AutoencoderKlWan, VaeParts)>,
+    /// Shared with clips that are still being decoded.
+    vae: Option<(Arc<AutoencoderKlWan>, VaeParts)>,
     experts: [Option<WanTransformer3d>; 2],
     /// Seconds spent reading weights since the last [`Components::take_load_time`].
     load_s: f64,
@@ -145,7 +147,7 @@ impl Components {
     }
 
     /// The VAE with at least the parts asked for.
-    pub(super) fn vae(&mut self, parts: VaeParts) -> Result<&AutoencoderKlWan> {
+    pub(super) fn vae(&mut self, parts: VaeParts) -> Result<&Arc<AutoencoderKlWan>> {
         let enough =
             matches!(&self.vae, Some((_, have)) if *have == parts || *have == VaeParts::Both);
         if !enough {
@@ -157,10 +159,8 @@ impl Components {
                 _ => VaeParts::Both,
             };
             let vb = self.builder(Component::Vae)?;
-            self.vae = Some((
-                AutoencoderKlWan::new(self.checkpoint.vae_config(), vb, parts)?,
-                parts,
-            ));
+            let vae = AutoencoderKlWan::new(self.checkpoint.vae_config(), vb, parts)?;
+            self.vae = Some((Arc::new(vae), parts));
             self.load_s += start.elapsed().as_secs_f64();
         }
         self.vae

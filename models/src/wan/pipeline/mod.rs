@@ -8,6 +8,7 @@
 
 mod components;
 mod condition;
+mod latent_clip;
 mod params;
 
 use std::time::Instant;
@@ -15,6 +16,7 @@ use std::time::Instant;
 use candle_core::{DType, Device, Tensor};
 
 pub use components::{Expert, Offload};
+pub use latent_clip::LatentClip;
 pub use params::{GenerateParams, Observer, Stage, Timings, Unobserved};
 
 use self::components::{Components, Contexts};
@@ -99,15 +101,10 @@ impl WanPipeline {
         [stride * patch[1], stride * patch[2]]
     }
 
-    /// Generates a clip.
-    ///
-    /// `image` is the prepared first frame, `[3, H, W]` f32 in [-1, 1] of the size in `params`. `sink`
-    /// takes the decoded frames in order, `[3, f, H, W]` f32 in [-1, 1]. `cancelled` is asked before every
-    /// transformer block and every latent frame.
+    /// Generates a clip: [`WanPipeline::denoise`], then [`LatentClip::decode`].
     ///
     /// # Errors
-    /// [`Error::Caller`] for values the model cannot use, [`Error::Artifact`] for broken weights,
-    /// [`Error::Cancelled`], and whatever `sink` returns.
+    /// As those two, and whatever `sink` returns.
     pub fn generate(
         &mut self,
         params: &GenerateParams,
@@ -116,6 +113,26 @@ impl WanPipeline {
         cancelled: &dyn Fn() -> bool,
         sink: &mut dyn FnMut(Tensor) -> Result<()>,
     ) -> Result<Timings> {
+        self.denoise(params, image, observer, cancelled)?
+            .decode(observer, cancelled, sink)
+    }
+
+    /// Everything up to the latents of the clip. What is left can be decoded on another thread while this
+    /// pipeline works on the next clip.
+    ///
+    /// `image` is the prepared first frame, `[3, H, W]` f32 in [-1, 1] of the size in `params`. `cancelled`
+    /// is asked before every transformer block.
+    ///
+    /// # Errors
+    /// [`Error::Caller`] for values the model cannot use, [`Error::Artifact`] for broken weights,
+    /// [`Error::Cancelled`].
+    pub fn denoise(
+        &mut self,
+        params: &GenerateParams,
+        image: Option<&Tensor>,
+        observer: &mut dyn Observer,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<LatentClip> {
         Self::check_task(self.checkpoint(), params, image.is_some())?;
         if let Some(image) = image
             && image.dims() != [3, params.height, params.width]
@@ -145,7 +162,7 @@ impl WanPipeline {
         stop_if(cancelled)?;
 
         let start = Instant::now();
-        let latents = self.denoise(params, noise, &embeds, &condition, observer, cancelled)?;
+        let latents = self.run_sampler(params, noise, &embeds, &condition, observer, cancelled)?;
         let latents = condition.finish(latents)?;
         self.components.experts_done();
         timings.denoise_s = self.without_load(start, &mut timings);
@@ -153,11 +170,14 @@ impl WanPipeline {
             observer.tensor("latents.final", &latents.unsqueeze(0)?)?;
         }
         self.check_finite(&latents)?;
-
-        let start = Instant::now();
-        let sink_s = self.decode(params, &latents, observer, cancelled, sink)?;
-        timings.vae_decode_s = self.without_load(start, &mut timings) - sink_s;
-        Ok(timings)
+        let vae = self.components.vae(VaeParts::Decoder)?.clone();
+        timings.load_s += self.components.take_load_time();
+        Ok(LatentClip {
+            latents,
+            vae,
+            tiling: params.tiling,
+            timings,
+        })
     }
 
     /// Seconds since `start` less those spent reading weights, which go to `load_s`.
@@ -324,7 +344,7 @@ impl WanPipeline {
         Ok(condition)
     }
 
-    fn denoise(
+    fn run_sampler(
         &mut self,
         params: &GenerateParams,
         noise: Tensor,
@@ -405,31 +425,6 @@ impl WanPipeline {
                 .map(|rows| model.encode_context(rows))
                 .transpose()?,
         })
-    }
-
-    /// Decodes into `sink`; returns the seconds spent there.
-    fn decode(
-        &mut self,
-        params: &GenerateParams,
-        latents: &Tensor,
-        observer: &mut dyn Observer,
-        cancelled: &dyn Fn() -> bool,
-        sink: &mut dyn FnMut(Tensor) -> Result<()>,
-    ) -> Result<f64> {
-        let total = latents.dim(1)?;
-        observer.progress(Stage::VaeDecode, 0, total);
-        let vae = self.components.vae(VaeParts::Decoder)?;
-        let (mut done, mut sink_s) = (0, 0.0);
-        let mut take = |frames: Tensor| -> Result<()> {
-            let start = Instant::now();
-            sink(frames)?;
-            sink_s += start.elapsed().as_secs_f64();
-            done += 1;
-            observer.progress(Stage::VaeDecode, done, total);
-            stop_if(cancelled)
-        };
-        vae.decode(latents, params.tiling, &mut take)?;
-        Ok(sink_s)
     }
 
     /// A broken checkpoint shows as NaN here: say so instead of returning black frames.

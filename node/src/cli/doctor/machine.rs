@@ -41,7 +41,7 @@ fn needed(subject: &Subject) -> Option<u64> {
     let weights = subject.weights()?;
     // On a card, the host holds one tensor at a time.
     let on_host = subject.device == "cpu" || !cfg!(feature = "cuda") || !driver_found();
-    on_host.then(|| (weights as f64 * BESIDES_WEIGHTS) as u64)
+    on_host.then_some((weights as f64 * BESIDES_WEIGHTS) as u64)
 }
 
 const LESS_MEMORY: &str =

@@ -202,8 +202,9 @@ impl Subject {
 
 /// The last value of an argument, where the subcommand has such an argument.
 fn text(matches: &ArgMatches, name: &str) -> Option<String> {
-    let raw = matches.try_get_raw(name).ok().flatten()?;
-    raw.last().map(|value| value.to_string_lossy().into_owned())
+    let mut raw = matches.try_get_raw(name).ok().flatten()?;
+    raw.next_back()
+        .map(|value| value.to_string_lossy().into_owned())
 }
 
 /// Looks at one thing.
@@ -219,7 +220,7 @@ const CHECKS: [(&str, Look, &[Role]); 20] = {
         ("environment", node::environment, &[]),
         ("key_file", node::key_file, &[Miner]),
         ("encoder", node::encoder, &[Miner, Validator, Developer]),
-        ("model", node::model, &[Miner, Auditor]),
+        ("model", node::model, &[Miner, Developer, Auditor]),
         ("cpu", machine::cpu, &[]),
         ("memory", machine::memory, RUNS),
         ("cgroup", machine::cgroup, RUNS),

@@ -99,7 +99,7 @@ pub(super) fn run(args: &GenerateArgs, host: &str) -> Result<()> {
 
 /// What was typed and would be ignored is refused. The environment may be the server's own.
 fn refuse_local_options(args: &GenerateArgs) -> Result<(), Error> {
-    let typed = LOCAL_ONLY.iter().find(|(id, _)| args.explicit.typed(id));
+    let typed = LOCAL_ONLY.iter().find(|(id, _)| args.origins.typed(id));
     match typed {
         None => Ok(()),
         Some((id, why)) => Err(Error::caller(
@@ -161,7 +161,7 @@ fn request(args: &GenerateArgs) -> Result<Value, Error> {
         noise_source.map(|source| source.to_string().into()),
     );
     set("crf", args.crf.map(Value::from));
-    if args.explicit.chosen("preset") {
+    if args.origins.chosen("preset") {
         set("preset", Some(args.preset.name().into()));
     }
     Ok(Value::Object(fields))

@@ -186,7 +186,10 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn table(&mut self, table: &DeTable<'_>, path: &[String]) {
-        for (name, value) in table {
+        // The table is sorted by name; people read files from the top.
+        let mut rows: Vec<_> = table.iter().collect();
+        rows.sort_by_key(|(name, _)| name.span().start);
+        for (name, value) in rows {
             let line = line_of(self.text, name.span().start);
             let name = name.get_ref().as_ref();
             if let DeValue::Table(inner) = value.get_ref() {
@@ -341,6 +344,7 @@ fn flags(root: &Command, table: &[String]) -> BTreeSet<String> {
 }
 
 fn line_of(text: &str, offset: usize) -> usize {
-    let before = text.as_bytes().get(..offset).unwrap_or_default();
-    before.iter().filter(|byte| **byte == b'\n').count() + 1
+    text.bytes()
+        .zip(0..offset)
+        .fold(1, |line, (byte, _)| line + usize::from(byte == b'\n'))
 }

@@ -69,7 +69,7 @@ pub(super) fn from_env(
         let value = set(env, name);
         // A setting with a sibling for the file reads it itself.
         let file = format!("{name}_FILE");
-        let sibling = settings(leaf).any(|other| other.get_env() == Some(OsStr::new(&file)));
+        let sibling = settings(leaf).any(|other| is_file_of(other, arg));
         let named = (is_secret(arg) && !sibling)
             .then(|| set(env, &file))
             .flatten();
@@ -147,14 +147,27 @@ pub(super) fn stack(
     Ok(kept)
 }
 
+/// Whether two settings exclude each other: by the definition, or as a secret and the file it is in.
 fn conflict(leaf: &Command, a: &str, b: &str) -> bool {
     let excludes = |one: &str, other: &str| {
-        leaf.get_arguments()
-            .filter(|arg| arg.get_id().as_str() == one && !arg.is_global_set())
-            .flat_map(|arg| leaf.get_arg_conflicts_with(arg))
-            .any(|arg| arg.get_id().as_str() == other)
+        let find = |id: &str| {
+            leaf.get_arguments()
+                .find(|arg| arg.get_id().as_str() == id && !arg.is_global_set())
+        };
+        let (Some(one), Some(other)) = (find(one), find(other)) else {
+            return false;
+        };
+        let declared = leaf.get_arg_conflicts_with(one);
+        declared.iter().any(|arg| arg.get_id() == other.get_id()) || is_file_of(other, one)
     };
     excludes(a, b) || excludes(b, a)
+}
+
+fn is_file_of(file: &Arg, secret: &Arg) -> bool {
+    let name = |arg: &Arg| arg.get_env().and_then(OsStr::to_str).map(str::to_owned);
+    is_secret(secret)
+        && name(secret)
+            .is_some_and(|secret| name(file).is_some_and(|file| file == format!("{secret}_FILE")))
 }
 
 /// Why the parser refuses a value; `value` only where it may be shown.

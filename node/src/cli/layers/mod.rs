@@ -71,6 +71,23 @@ impl fmt::Display for Origin {
     }
 }
 
+/// Where the values of a subcommand come from.
+#[derive(Debug, Default)]
+pub(crate) struct Origins(BTreeMap<String, Origin>);
+
+impl Origins {
+    /// Whether the option stands on the command line.
+    pub(crate) fn typed(&self, id: &str) -> bool {
+        self.0.get(id) == Some(&Origin::Flag)
+    }
+
+    /// Whether the user chose the value: on the command line, in the environment or in the file.
+    pub(crate) fn chosen(&self, id: &str) -> bool {
+        let origin = self.0.get(id);
+        origin.is_some_and(|origin| !matches!(origin, Origin::Default | Origin::Unset))
+    }
+}
+
 /// Why there are no settings.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -129,12 +146,18 @@ impl Resolved {
         self.secrets.iter().any(from_file)
     }
 
+    /// Where all values come from.
+    pub(crate) fn origins(&self) -> Origins {
+        let ids = self.leaf().ids().map(|id| id.as_str());
+        Origins(ids.map(|id| (id.to_owned(), self.origin(id))).collect())
+    }
+
     /// Where the value of an argument comes from.
-    pub(crate) fn origin(&self, arg: &Arg) -> Origin {
-        if let Some(origin) = self.origins.get(arg.get_id().as_str()) {
+    pub(crate) fn origin(&self, id: &str) -> Origin {
+        if let Some(origin) = self.origins.get(id) {
             return origin.clone();
         }
-        match self.leaf().value_source(arg.get_id().as_str()) {
+        match self.leaf().value_source(id) {
             Some(ValueSource::CommandLine) => Origin::Flag,
             Some(_) => Origin::Default,
             None => Origin::Unset,
@@ -183,7 +206,7 @@ pub(crate) fn resolve(
     let bare = without_env(command.clone());
     if path.is_empty() {
         // No subcommand: the strict parse says so.
-        let matches = bare.try_get_matches_from(argv)?;
+        let matches = command.clone().try_get_matches_from(argv)?;
         return Ok(Resolved {
             matches,
             path,
@@ -248,6 +271,10 @@ pub(crate) fn resolve(
                 && error.kind() == ErrorKind::MissingRequiredArgument =>
         {
             bare.ignore_errors(true).try_get_matches_from(&full)?
+        }
+        // Help names the variables, so it is made from the whole definition.
+        Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            command.clone().try_get_matches_from(argv)?
         }
         other => other?,
     };

@@ -51,6 +51,10 @@ struct Run {
     names: Vec<String>,
     #[arg(long, env = "PROBE_TOKEN", hide_env_values = true)]
     token: Option<String>,
+    #[arg(long, env = "PROBE_KEY", hide_env_values = true)]
+    key: Option<String>,
+    #[arg(long, env = "PROBE_KEY_FILE")]
+    key_file: Option<PathBuf>,
     #[arg(long)]
     seed: Option<u64>,
     rest: Vec<String>,
@@ -100,7 +104,7 @@ impl Setup {
         let resolved = self.resolve(line).unwrap();
         match Probe::from_arg_matches(&resolved.matches).unwrap().command {
             Job::Run(run) => run,
-            other => unreachable!("{other:?}"),
+            Job::Group(group) => unreachable!("{group:?}"),
         }
     }
 
@@ -261,13 +265,7 @@ fn secrets_come_from_files_and_are_not_told() {
 fn origins_are_told() {
     let setup = Setup::new("port = 5\n[run]\nfast = false\n").env("PROBE_NAMES", "a");
     let resolved = setup.resolve("run --model m").unwrap();
-    let mut root = with_switches(Probe::command());
-    root.build();
-    let run = root.find_subcommand("run").unwrap();
-    let origin = |id: &str| {
-        let arg = run.get_arguments().find(|arg| arg.get_id() == id).unwrap();
-        resolved.origin(arg)
-    };
+    let origin = |id: &str| resolved.origin(id);
     assert_eq!(origin("model"), Origin::Flag);
     assert_eq!(origin("names"), Origin::Env("PROBE_NAMES".into()));
     assert_eq!(origin("token"), Origin::Unset);
@@ -278,6 +276,30 @@ fn origins_are_told() {
     };
     assert_eq!(origin("port"), file("port", 1));
     assert_eq!(origin("fast"), file("run.fast", 3));
+    let origins = resolved.origins();
+    assert!(origins.typed("model") && origins.chosen("model"));
+    for id in ["names", "port", "fast"] {
+        assert!(origins.chosen(id) && !origins.typed(id), "{id}");
+    }
+    assert!(!origins.chosen("token") && !origins.chosen("seed"));
+}
+
+#[test]
+fn a_secret_with_an_option_for_its_file_is_not_given_twice() {
+    let setup = Setup::new("")
+        .env("PROBE_KEY", "canary")
+        .env("PROBE_KEY_FILE", "f");
+    let problem = setup.problem("run --model m");
+    assert!(
+        problem.contains("PROBE_KEY and PROBE_KEY_FILE cannot"),
+        "{problem}"
+    );
+    assert!(!problem.contains("canary"));
+    // What is typed decides.
+    let run = setup.run("run --model m --key-file g");
+    assert!(run.key.is_none() && run.key_file.is_some());
+    let run = setup.run("run --model m --key k");
+    assert!(run.key.is_some() && run.key_file.is_none());
 }
 
 #[test]
