@@ -47,7 +47,9 @@ function tile(name, value, unit = '') {
   return el('div', { class: 'tile card' }, el('dt', {}, name), el('dd', {}, value, unit && el('small', {}, ` ${unit}`)));
 }
 
-function showInfo({ version, git_sha: sha, model = {}, profile, limits = {}, load = {}, jobs = {}, uptime_seconds: uptime }, metrics) {
+function showInfo(info, metrics) {
+  const { version, git_sha: sha, profile, limits, jobs, uptime_seconds: uptime } = info;
+  const [model, load] = [info.model ?? {}, info.load ?? {}]; // absent while the model loads
   const steps = metrics?.sum('leoma_step_seconds_count') ?? 0;
   const mean = steps > 0 ? metrics.sum('leoma_step_seconds_sum') / steps : null;
   $('tiles').replaceChildren(
