@@ -15,6 +15,9 @@ const REPEATABLE = [
   'scheduler', 'noise_source', 'crf', 'preset', 'seed',
 ];
 
+/** What a reader looks for first; the rest follows as the node gives it. */
+const FIRST = ['prompt', 'negative_prompt', 'width', 'height', 'num_frames', 'fps', 'num_inference_steps', 'guidance_scale', 'seed'];
+
 /** The `curl` call that makes the same clip again. The key is named, never shown. */
 function curl(video, { wantsKey, picture }) {
   const values = video.parameters;
@@ -272,7 +275,9 @@ export class Job {
 
   #facts(video) {
     this.#pill(video);
-    const rows = Object.entries(video.parameters ?? {}).filter(([, value]) => value !== null);
+    const values = video.parameters ?? {};
+    const rows = Object.entries({ ...Object.fromEntries(FIRST.map((name) => [name, values[name]])), ...values })
+      .filter(([, value]) => value !== null && value !== undefined);
     $('parameters').replaceChildren(...rows.map(([name, value]) => el('tr', {},
       el('th', { scope: 'row' }, el('code', {}, name)),
       el('td', {}, typeof value === 'object' ? JSON.stringify(value) : String(value)))));
