@@ -253,7 +253,7 @@ struct Finish {
 impl Finish {
     /// Counts, logs and answers. The caller has freed the job's place before, so that whoever hears the
     /// answer may ask again at once.
-    fn answer(&self, entry: Box<Entry>, start: Instant, result: Result<Clip, EngineError>) {
+    fn answer(&self, entry: &Entry, start: Instant, result: Result<Clip, EngineError>) {
         let seconds = start.elapsed().as_secs_f64();
         let stage = entry.control.watch().borrow().stage;
         for step in entry.control.take_steps() {
@@ -367,12 +367,12 @@ impl Worker {
                 {
                     self.finish.queue.left(entry.id, None);
                     let error = EngineError::local("the decoder thread has ended");
-                    self.finish.answer(entry, start, Err(error));
+                    self.finish.answer(&entry, start, Err(error));
                 }
             }
             Err(error) => {
                 self.finish.queue.left(entry.id, None);
-                self.finish.answer(entry, start, Err(error));
+                self.finish.answer(&entry, start, Err(error));
             }
         }
     }
@@ -423,14 +423,14 @@ impl Decoder {
     fn run(&self) {
         while let Ok((entry, start, decode)) = self.inbox.recv() {
             self.finish.queue.decoding(entry.id);
-            let waited = entry.since.elapsed() - start.elapsed();
+            let waited = start.saturating_duration_since(entry.since);
             let result = guarded(|| decode.decode(&entry.control)).map(|mut clip| {
                 clip.queue_s = waited.as_secs_f64();
                 clip
             });
             let completed = result.is_ok().then(|| start.elapsed());
             self.finish.queue.left(entry.id, completed);
-            self.finish.answer(entry, start, result);
+            self.finish.answer(&entry, start, result);
         }
     }
 }
