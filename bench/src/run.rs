@@ -200,7 +200,7 @@ fn probe_leoma(args: &RunArgs, work: &Path) -> Result<MemoryProbe> {
 }
 
 /// Takes the gigabytes in the work folder away when the user or the system ends the run early.
-fn remove_when_interrupted(work: PathBuf) -> Result<()> {
+pub(crate) fn remove_when_interrupted(work: PathBuf) -> Result<()> {
     // The main thread may be deep in a kernel that asks nobody whether to go on.
     #[allow(clippy::exit)]
     ctrlc::set_handler(move || {

@@ -89,6 +89,8 @@ pub enum Model {
         preset: Preset,
         /// Name in the API; the script's when absent.
         name: Option<String>,
+        /// Revision told to who asks.
+        revision: Option<String>,
         /// Where clips are written before they are handed out.
         scratch: PathBuf,
     },
@@ -128,9 +130,10 @@ impl Model {
                 script,
                 preset,
                 name,
+                revision,
                 scratch,
             } => Engine::start(options, move || {
-                Ok(FakeBackend::open(&script, preset, name, scratch)?)
+                Ok(FakeBackend::open(&script, preset, name, revision, scratch)?)
             }),
         }
     }

@@ -39,7 +39,7 @@ class Chute:
             "CHUTES_CONFIG_PATH": str(folder / "config.ini"),
             "LEOMA_CHUTE_USERNAME": "contract",
             "LEOMA_CHUTE_BINARY": str(Path(binary).resolve()),
-            "LEOMA_CHUTE_SERVE_FLAGS": f"--fake-engine {shlex.quote(fake_engine)}",
+            "LEOMA_CHUTE_SERVE_FLAGS": f"--fake-engine {shlex.quote(str(Path(fake_engine).resolve()))}",
             "LEOMA_CHUTE_PORT": str(self.server_port),
             "LEOMA_CHUTE_READY_SECONDS": "60",
         }

@@ -110,7 +110,7 @@ def check_ends(client: openai.OpenAI) -> None:
 def check_errors(client: openai.OpenAI) -> None:
     """Refusals arrive as the package's exceptions, with the server's words."""
     bad = refused(openai.BadRequestError, lambda: client.videos.create(prompt="a lake", size="1x1"))
-    require("names the field", "size" in str(bad), str(bad))
+    require("names the field", "size" in str(bad) or "height" in str(bad), str(bad))
     refused(openai.BadRequestError, lambda: client.videos.create(prompt=""))
     refused(
         openai.BadRequestError,

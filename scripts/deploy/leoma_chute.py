@@ -125,7 +125,8 @@ class VideoRequest(BaseModel):
 def command(model: str | None) -> list[str]:
     """Command line of the server."""
     line = [setting("BINARY"), "serve", "--host", "127.0.0.1", "--port", str(PORT)]
-    line += ["--model", model] if model else []
+    # The folder in the cache is named by the commit, which says little to who reads the list of models.
+    line += ["--model", model, "--model-name", setting("REPO")] if model else []
     line += ["--revision", setting("REVISION")] if setting("REVISION") else []
     return line + shlex.split(setting("SERVE_FLAGS"))
 

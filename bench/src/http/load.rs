@@ -4,6 +4,7 @@
 //! stalls also makes the requests late that had to wait for it (no coordinated omission).
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -51,6 +52,9 @@ pub(crate) struct Outcome {
     pub(crate) refused_us: Numbers,
     /// Requests with another answer or none.
     pub(crate) failed: u64,
+    /// What they got in its place, and how often.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) failures: BTreeMap<String, u64>,
     /// How late requests were sent (open loop): above a millisecond the generator is the slow one.
     pub(crate) lag_us: Numbers,
 }
@@ -61,8 +65,14 @@ impl Outcome {
         match reply {
             Ok(Reply { status: 200, .. }) => self.ok_us.0.push(micros),
             Ok(Reply { status: 429, .. }) => self.refused_us.0.push(micros),
-            _ => self.failed += 1,
+            Ok(Reply { status, .. }) => self.fail(format!("HTTP {status}")),
+            Err(error) => self.fail(error.kind().to_string()),
         }
+    }
+
+    fn fail(&mut self, what: String) {
+        self.failed += 1;
+        *self.failures.entry(what).or_default() += 1;
     }
 }
 
@@ -126,7 +136,7 @@ async fn open(url: &Url, request: &Rc<[u8]>, rate: f64, seconds: f64) -> io::Res
         outcome.borrow_mut().lag_us.0.push(lag);
         while requests.try_join_next().is_some() {}
         if requests.len() >= MAX_IN_FLIGHT {
-            outcome.borrow_mut().failed += 1;
+            outcome.borrow_mut().fail("too many unanswered".into());
             continue;
         }
         let (url, request) = (url.clone(), Rc::clone(request));
@@ -211,6 +221,7 @@ mod tests {
         let outcome = on_server(vec![OK, BUSY, LAST], Duration::ZERO, mode);
         let (ok, refused) = (outcome.ok_us.0.len(), outcome.refused_us.0.len());
         assert_eq!((ok, refused, outcome.failed), (3, 3, 3));
+        assert_eq!(outcome.failures["HTTP 500"], 3);
         assert!(outcome.wall_s > 0.0);
     }
 

@@ -37,7 +37,7 @@ use crate::clock;
 use crate::env::{self, Environment};
 use crate::markdown;
 use crate::report::{Report, SCHEMA};
-use crate::run::note;
+use crate::run::{note, remove_when_interrupted};
 
 /// Distance between two looks at a server's memory.
 const LOOK: Duration = Duration::from_millis(250);
@@ -52,6 +52,7 @@ const OPEN_SHARE: f64 = 0.5;
 /// When a server cannot be had or answers wrongly, and with `--check` when a line is missed.
 pub(crate) fn run(args: &HttpArgs) -> Result<()> {
     let work = tempfile::tempdir().context("cannot create a work folder")?;
+    remove_when_interrupted(work.path().to_path_buf())?;
     let body = request(args)?;
     let (servers, clip_bytes) = servers(args, &body, work.path())?;
     let versions = servers.iter().rfind(|server| server.versions.is_object());

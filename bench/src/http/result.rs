@@ -208,7 +208,13 @@ fn round_doubts(at: &str, rounds: &[Round]) -> Vec<String> {
     let mut doubts = Vec::new();
     let failed: u64 = rounds.iter().map(|round| round.outcome.failed).sum();
     if failed > 0 {
-        doubts.push(format!("{at}: {failed} requests failed"));
+        let mut all = std::collections::BTreeMap::<&str, u64>::new();
+        for (what, count) in rounds.iter().flat_map(|round| &round.outcome.failures) {
+            *all.entry(what).or_default() += count;
+        }
+        let all: Vec<String> = all.iter().map(|(what, n)| format!("{what}: {n}")).collect();
+        let all = all.join(", ");
+        doubts.push(format!("{at}: {failed} requests failed ({all})"));
     }
     let load = rounds.iter().map(Round::client_load).fold(0.0, f64::max);
     if load > 0.8 {

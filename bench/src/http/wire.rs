@@ -299,7 +299,7 @@ pub(super) mod tests {
         let url = Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
         tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
-            stream.read(&mut [0; 1024]).await.unwrap();
+            assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0);
             let half = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe";
             stream.write_all(half).await.unwrap();
         });

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use leoma_models::noise::NoiseSource;
+use leoma_models::scheduler::SchedulerKind;
 use leoma_models::wan::pipeline::{GenerateParams, Observer, Offload, Stage, WanPipeline};
 use leoma_models::weights::{Checkpoint, Layout};
 
@@ -164,5 +165,62 @@ fn offloading_experts_changes_no_bit() {
             );
         }
         gate.finish();
+    }
+}
+
+/// A cancelled run does no more than the block it is in: the flag is asked before every one.
+#[test]
+fn cancelling_takes_effect_within_one_block() {
+    use std::cell::Cell;
+
+    use leoma_models::Error;
+    use leoma_models::weights::Component;
+
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("model");
+    leoma_models::tiny::make_tiny(leoma_models::weights::ModelKind::Ti2v5b, 1, &folder).unwrap();
+    let checkpoint = Checkpoint::open(&folder).unwrap();
+    let layers = checkpoint
+        .transformer_config(Component::Transformer)
+        .num_layers;
+    let params = GenerateParams {
+        prompt: "a boat".into(),
+        negative_prompt: String::new(),
+        num_frames: 5,
+        height: 64,
+        width: 64,
+        num_inference_steps: 2,
+        guidance_scale: 5.0,
+        guidance_scale_2: 5.0,
+        flow_shift: 5.0,
+        boundary_ratio: None,
+        scheduler: SchedulerKind::UniPc,
+        seed: 0,
+        noise: NoiseSource::TorchCpu,
+        tiling: None,
+    };
+    let mut pipeline =
+        WanPipeline::new(checkpoint, DType::F32, &Device::Cpu, Offload::None).unwrap();
+    let mut run = |cancel_at: usize| {
+        let asked = Cell::new(0);
+        let cancelled = || {
+            asked.set(asked.get() + 1);
+            asked.get() >= cancel_at
+        };
+        let unobserved = &mut leoma_models::wan::pipeline::Unobserved;
+        let result = pipeline.denoise(&params, None, unobserved, &cancelled);
+        (result.map(drop), asked.get())
+    };
+    let (whole, asked) = run(usize::MAX);
+    whole.unwrap();
+    assert!(params.guided());
+    assert!(
+        asked >= 2 * 2 * layers,
+        "{asked} times for {layers} blocks, two steps, two passes"
+    );
+    for cancel_at in [1, asked / 3, asked / 2, asked] {
+        let (result, asked) = run(cancel_at);
+        assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
+        assert_eq!(asked, cancel_at, "nothing is begun after the answer");
     }
 }

@@ -120,7 +120,8 @@ function inside(node, depth, trail, unfolded = false) {
     return parts.length === 0 ? null : el('div', {}, parts.map(([title, part]) => el('details', {}, el('summary', {}, title), part)));
   }
   if (schema.items) return inside(schema.items, depth, next, unfolded);
-  const properties = Object.entries(schema.properties ?? {});
+  const needed = (key) => (schema.required?.includes(key) ? 0 : 1);
+  const properties = Object.entries(schema.properties ?? {}).sort(([one], [other]) => needed(one) - needed(other));
   if (properties.length === 0) return null;
   const fields = el('dl', { class: 'fields' },
     properties.map(([key, value]) => field(key, value, schema.required?.includes(key), depth + 1, next)));
@@ -312,7 +313,9 @@ function unfoldAddressed() {
 
 const title = (tag) => tag.replace(/^./, (letter) => letter.toUpperCase());
 
-header(api);
+header(api).then((info) => {
+  if (info && !info.auth) $('about').textContent += ' No key is set here: leave the Authorization line out.';
+});
 try {
   spec = await api.json('/openapi.json');
   const found = groups();

@@ -1,7 +1,7 @@
 // The gallery: jobs with their posters, followed while they run.
 
 import * as api from './api.js';
-import { $, active, age, bytes, calm, confirmed, el, fileName, header, open, problem, stageWord, statusOf, toast, whileVisible } from './ui.js';
+import { $, active, age, bytes, calm, confirmed, el, fileName, header, open, placeWord, problem, stageWord, statusOf, toast, whileVisible } from './ui.js';
 
 const PAGE = 24;
 const REFRESH_MS = 2000;
@@ -99,8 +99,7 @@ class Card {
     this.fill.style.setProperty('--value', percent);
     this.bar.setAttribute('aria-valuenow', percent);
     const step = video.stage === 'denoise' && video.steps ? `, step ${video.step} of ${video.steps}` : '';
-    const waiting = video.queue_position ? `Place ${video.queue_position} in the queue` : 'Waiting';
-    this.now.textContent = video.status === 'queued' ? waiting : `${percent} %, ${stageWord(video.stage).toLowerCase()}${step}`;
+    this.now.textContent = video.status === 'queued' ? placeWord(video.queue_position) : `${percent} %, ${stageWord(video.stage).toLowerCase()}${step}`;
   }
 
   async cancel() {
@@ -136,7 +135,7 @@ function forget(card) {
   card.close();
   card.element.remove();
   cards.delete(card.video.id);
-  if (last === card.video.id) last = [...cards.keys()].at(-1) ?? null;
+  if (last === card.video.id) last = $('grid').lastElementChild?.id ?? null;
   $('empty').hidden = cards.size > 0;
 }
 
@@ -207,7 +206,16 @@ function place(videos, front) {
 async function more() {
   $('more').disabled = true;
   try {
-    const page = await list(last);
+    let page = null;
+    while (!page) {
+      try {
+        page = await list(last);
+      } catch (error) {
+        const gone = cards.get(last);
+        if (!gone || ![400, 404].includes(error.status)) throw error;
+        forget(gone); // deleted by someone else: the card before it is the place to go on from
+      }
+    }
     place(page.data, false);
     last = page.last_id ?? last;
     $('more').hidden = !page.has_more;

@@ -1,7 +1,7 @@
 // One job beside the form: its progress while it runs, then the clip, its parameters and the command that repeats it.
 
 import * as api from './api.js';
-import { $, STAGES, active, bytes, calm, duration, el, fileName, problem, quoted, shell, stageWord, statusOf, toast } from './ui.js';
+import { $, STAGES, active, bytes, calm, duration, el, fileName, placeWord, problem, quoted, shell, stageWord, statusOf, toast } from './ui.js';
 
 const ID = /^#(video_[0-9a-f]+)$/;
 const TITLE = document.title;
@@ -14,6 +14,9 @@ const REPEATABLE = [
   'num_frames', 'fps', 'num_inference_steps', 'guidance_scale', 'guidance_scale_2', 'flow_shift', 'boundary_ratio',
   'scheduler', 'noise_source', 'crf', 'preset', 'seed',
 ];
+
+/** What a reader looks for first; the rest follows as the node gives it. */
+const FIRST = ['prompt', 'negative_prompt', 'width', 'height', 'num_frames', 'fps', 'num_inference_steps', 'guidance_scale', 'seed'];
 
 /** The `curl` call that makes the same clip again. The key is named, never shown. */
 function curl(video, { wantsKey, picture }) {
@@ -137,8 +140,19 @@ export class Job {
     const picture = this.#picture && el('img', { src: this.#picture, alt: '' });
     this.#stage('running', picture, el('p', { class: 'percent', 'aria-hidden': 'true' }));
     $('stages').replaceChildren(...STAGES.slice(1).map(([name, word]) => el('li', { 'data-stage': name }, word)));
-    this.#clock = setInterval(() => this.#draw(), 1000);
+    let seconds = 0;
+    this.#clock = setInterval(() => {
+      seconds += 1;
+      if (this.#live.stage === 'queued' && seconds % 4 === 0) this.#askPlace(video.id);
+      this.#draw();
+    }, 1000);
     this.#draw();
+  }
+
+  /** The queue moves without an event of this job. */
+  async #askPlace(id) {
+    const video = await api.json(`/v1/videos/${id}`).catch(() => null);
+    if (video?.status === 'queued' && this.#video?.id === id) this.#live.position = video.queue_position;
   }
 
   #take({ type, data }) {
@@ -163,7 +177,7 @@ export class Job {
     const percent = Math.floor(live.progress ?? 0);
     const counted = live.stage === 'denoise' && live.total ? `, step ${live.done} of ${live.total}` : '';
     let now = `${stageWord(live.stage)}${counted}`;
-    if (live.stage === 'queued') now = this.#place(live.position);
+    if (live.stage === 'queued') now = placeWord(live.position);
     if (live.interrupted) now = 'Connection lost, trying again';
     const times = [];
     if (live.started) times.push(`${duration(live.at - live.started + since)} so far`);
@@ -191,11 +205,6 @@ export class Job {
     const { word, look } = statusOf(video);
     if ($('result-status')?.textContent === word) return;
     $('result-title').replaceChildren('Result', el('span', { class: `pill ${look}`, id: 'result-status' }, word));
-  }
-
-  #place(position) {
-    if (!position) return 'Waiting in the queue';
-    return position === 1 ? 'Next in the queue' : `Place ${position} in the queue`;
   }
 
   #tell(text) {
@@ -266,7 +275,9 @@ export class Job {
 
   #facts(video) {
     this.#pill(video);
-    const rows = Object.entries(video.parameters ?? {}).filter(([, value]) => value !== null);
+    const values = video.parameters ?? {};
+    const rows = Object.entries({ ...Object.fromEntries(FIRST.map((name) => [name, values[name]])), ...values })
+      .filter(([, value]) => value !== null && value !== undefined);
     $('parameters').replaceChildren(...rows.map(([name, value]) => el('tr', {},
       el('th', { scope: 'row' }, el('code', {}, name)),
       el('td', {}, typeof value === 'object' ? JSON.stringify(value) : String(value)))));

@@ -258,6 +258,7 @@ let countdown = 0;
 function clearProblem() {
   clearInterval(countdown);
   $('form-problem').replaceChildren();
+  $('field-problem')?.remove();
   for (const field of form.querySelectorAll('[aria-invalid]')) {
     field.removeAttribute('aria-invalid');
     field.removeAttribute('aria-errormessage');
@@ -268,27 +269,30 @@ function fieldProblem(field, message) {
   showProblem(new api.ApiError(message, { field }));
 }
 
+/** Beside the field it names, so that it is seen where it is put right; else above the button. */
 function showProblem(error) {
   const block = problem(error);
-  $('form-problem').replaceChildren(block);
   const name = ALIASES[error.field] ?? error.field;
   let field = name ? form.querySelector(`[id="${CSS.escape(name)}"]`) : null;
   if (field?.closest('#custom-size[hidden]')) field = $('size');
   if (field && !field.closest('[hidden]')) {
+    const about = el('p', { class: 'field-problem', id: 'field-problem', role: 'alert' }, error.message.replace(`${error.field}: `, ''));
+    field.closest('.field').append(about);
     if (field.closest('details')) $('advanced').open = true;
     field.setAttribute('aria-invalid', 'true');
-    field.setAttribute('aria-errormessage', 'form-problem');
+    field.setAttribute('aria-errormessage', about.id);
     field.focus();
-  } else {
-    $('form-problem').scrollIntoView({ block: 'nearest' });
+    return;
   }
+  $('form-problem').replaceChildren(block);
+  $('form-problem').scrollIntoView({ block: 'nearest' });
   if (error.status === 429 && error.retryAfter) {
     const until = Date.now() + error.retryAfter * 1000;
-    const wait = el('span', { class: 'small', 'aria-live': 'off' });
-    block.append(wait);
+    const wait = el('span', { 'aria-live': 'off' });
+    block.firstElementChild.append(wait);
     const tick = () => {
       const left = Math.ceil((until - Date.now()) / 1000);
-      wait.textContent = left > 0 ? ` Try again in ${left} s.` : ' Try again now.';
+      wait.textContent = left > 0 ? ` (again in ${left} s)` : ' (try again now)';
       if (left <= 0) clearInterval(countdown);
     };
     countdown = setInterval(tick, 500);

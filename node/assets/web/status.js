@@ -1,7 +1,7 @@
 // The status page: readiness, load, and a small reading of the metrics, while someone looks.
 
 import * as api from './api.js';
-import { $, bytes, count, duration, el, header, problem, stageWord, whileVisible } from './ui.js';
+import { $, STAGES, bytes, count, duration, el, header, problem, stageWord, whileVisible } from './ui.js';
 
 /** Samples of a Prometheus text, by name: `[{labels, value}]`. */
 function samples(text) {
@@ -28,6 +28,12 @@ function rows(id, entries) {
 
 const words = (name) => name.replaceAll('_', ' ').replace(/^./, (letter) => letter.toUpperCase());
 
+/** A mean time as [number, unit]. */
+function short(seconds) {
+  if (seconds < 0.001) return ['under 1', 'ms'];
+  return seconds < 1 ? [(seconds * 1000).toPrecision(3), 'ms'] : [seconds.toFixed(seconds < 100 ? 2 : 0), 's'];
+}
+
 function split(list, label) {
   const parts = list.filter((sample) => sample.value > 0).map((sample) => `${count(sample.value)} ${words(sample.labels[label] ?? '').toLowerCase()}`);
   return parts.length > 0 ? parts.join(', ') : 'none';
@@ -47,14 +53,16 @@ function tile(name, value, unit = '') {
   return el('div', { class: 'tile card' }, el('dt', {}, name), el('dd', {}, value, unit && el('small', {}, ` ${unit}`)));
 }
 
-function showInfo({ version, git_sha: sha, model = {}, profile, limits = {}, load = {}, jobs = {}, uptime_seconds: uptime }, metrics) {
+function showInfo(info, metrics) {
+  const { version, git_sha: sha, profile, limits, jobs, uptime_seconds: uptime } = info;
+  const [model, load] = [info.model ?? {}, info.load ?? {}]; // absent while the model loads
   const steps = metrics?.sum('leoma_step_seconds_count') ?? 0;
   const mean = steps > 0 ? metrics.sum('leoma_step_seconds_sum') / steps : null;
   $('tiles').replaceChildren(
     tile('Running', count(load.running ?? 0)),
     tile('Waiting', count(load.queued ?? 0), load.queue_capacity ? `of ${count(load.queue_capacity)}` : ''),
     tile('Clips kept', count(jobs.completed ?? 0)),
-    tile('Mean step', mean === null ? '–' : mean.toPrecision(3), mean === null ? '' : 's'),
+    tile('Mean step', ...(mean === null ? ['–'] : short(mean))),
     tile('Up for', duration(uptime ?? 0)));
   rows('model', [
     ['Name', model.name], ['Kind', model.kind], ['Computes in', [model.dtype, model.device].filter(Boolean).join(' on ')],
@@ -80,8 +88,10 @@ function showMetrics(metrics) {
   ]);
   const counts = new Map(metrics.all('leoma_stage_seconds_count').map(({ labels, value }) => [labels.stage, value]));
   const stages = metrics.all('leoma_stage_seconds_sum').filter(({ labels }) => counts.get(labels.stage) > 0);
+  const place = ({ labels }) => STAGES.findIndex(([name]) => name === labels.stage);
+  stages.sort((one, other) => place(one) - place(other));
   rows('stages', stages.length === 0 ? [['Nothing made yet', '']] : stages.map(({ labels, value }) => [
-    stageWord(labels.stage), `${(value / counts.get(labels.stage)).toPrecision(3)} s`, 'number',
+    labels.stage === 'queue' ? 'Waiting' : stageWord(labels.stage), short(value / counts.get(labels.stage)).join(' '), 'number',
   ]));
   const canary = metrics.one('leoma_canary_age_seconds');
   rows('machine', [

@@ -62,6 +62,12 @@ export const STAGES = [
 ];
 export const stageWord = (stage) => STAGES.find(([name]) => name === stage)?.[1] ?? stage ?? '';
 
+/** Where a waiting job stands, from the number of jobs before it. */
+export function placeWord(ahead) {
+  if (ahead === null || ahead === undefined) return 'Waiting';
+  return ahead === 0 ? 'Next in the queue' : `Waiting behind ${ahead} other${ahead === 1 ? '' : 's'}`;
+}
+
 export const active = (video) => video.status === 'queued' || video.status === 'in_progress';
 
 /** A name for the file that says what is in it. */

@@ -309,6 +309,7 @@ impl ServeArgs {
                 script,
                 preset: self.preset,
                 name: self.model_name,
+                revision: self.revision,
                 scratch,
             },
             (None, Some(model)) => Model::Wan(Box::new(WanOptions {

@@ -88,7 +88,9 @@ impl ClientError {
         let body: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
         let text = |value: &Value| value.as_str().map(str::to_owned);
         let error = &body["error"];
-        let message = text(&error["message"]).or_else(|| text(&body["detail"]));
+        let message = text(&error["message"])
+            .or_else(|| text(&body["message"]))
+            .or_else(|| text(&body["detail"]));
         Self::Refused {
             status,
             code: text(&error["code"])
@@ -133,10 +135,11 @@ impl ClientError {
 /// The server's words for what went wrong, by who has to act.
 fn fault_of_code(code: &str) -> Fault {
     match code {
-        "invalid_request" | "too_large" => Fault::Caller,
-        "artifact" => Fault::Artifact,
+        "invalid_request" | "too_large" | "too_slow" => Fault::Caller,
+        "artifact" | "bad_output" => Fault::Artifact,
         // `cancelled`: by somebody else, who can be asked.
-        "busy" | "shutting_down" | "disk_full" | "cancelled" | "not_ready" => Fault::Transient,
+        "busy" | "deadline" | "shutting_down" | "not_ready" | "disk_full" | "device_lost"
+        | "cancelled" => Fault::Transient,
         _ => Fault::Local,
     }
 }

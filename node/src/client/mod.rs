@@ -122,7 +122,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Invalid`] when the address or the key cannot be used.
     pub fn new(host: &str, key: Option<&SecretString>) -> Result<Self> {
-        install_tls();
+        crate::tls::install_tls();
         let base = base_url(host)?;
         let mut headers = HeaderMap::new();
         if let Some(key) = key {
@@ -447,11 +447,6 @@ impl Client {
             message,
         }
     }
-}
-
-/// The TLS code of this process; the first caller decides, and all choose the same.
-fn install_tls() {
-    let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
 /// The innermost reason: what lies around it names the address again and the layers of a library.

@@ -34,6 +34,8 @@ pub struct FakeScript {
     pub kind: String,
     /// Name in the API.
     pub name: String,
+    /// Revision told to who asks.
+    pub revision: Option<String>,
     /// Seconds before the engine is ready.
     pub start_s: f64,
     /// Seconds of reading weights per job.
@@ -59,6 +61,7 @@ impl Default for FakeScript {
         Self {
             kind: ModelKind::Ti2v5b.as_str().into(),
             name: "fake".into(),
+            revision: None,
             start_s: 0.0,
             load_s: 0.0,
             text_encode_s: 0.0,
@@ -170,7 +173,7 @@ pub struct FakeBackend {
 }
 
 impl FakeBackend {
-    /// Reads a script; `name` goes before the one in it.
+    /// Reads a script; `name` and `revision` go before those in it.
     ///
     /// # Errors
     /// [`leoma_models::Error::Caller`] naming the file and what is wrong in it.
@@ -178,6 +181,7 @@ impl FakeBackend {
         script: &Path,
         preset: Preset,
         name: Option<String>,
+        revision: Option<String>,
         scratch: PathBuf,
     ) -> Result<Self, crate::Error> {
         let wrong = |message: String| {
@@ -186,6 +190,7 @@ impl FakeBackend {
         let text = std::fs::read_to_string(script).map_err(|e| wrong(e.to_string()))?;
         let mut script: FakeScript = toml::from_str(&text).map_err(|e| wrong(e.to_string()))?;
         script.name = name.unwrap_or(script.name);
+        script.revision = revision.or(script.revision);
         Self::new(script, preset, scratch)
     }
 
@@ -300,7 +305,10 @@ impl Admission for FakeAdmission {
 
 impl Backend for FakeBackend {
     fn info(&self) -> ModelInfo {
-        model_info(self.script.name.clone(), self.kind, self.preset)
+        ModelInfo {
+            revision: self.script.revision.clone(),
+            ..model_info(self.script.name.clone(), self.kind, self.preset)
+        }
     }
 
     fn admission(&self) -> Arc<dyn Admission> {

@@ -82,7 +82,7 @@ impl Debug for Job {
             .field("prompt_bytes", &self.settings.params.prompt.len())
             .field("image", &self.image)
             .field("effective", &self.effective())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

@@ -104,36 +104,65 @@ impl Answer {
     }
 }
 
-/// A job at one of the two stations.
+/// Where a job is being worked on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Station {
+    /// On the engine thread.
+    Denoise,
+    /// Between the threads: no signs of life are expected.
+    Handover,
+    /// On the decoder thread.
+    Decode,
+}
+
+/// A job that has left the waiting.
 #[derive(Debug)]
 struct AtWork {
     id: u64,
+    station: Station,
     control: Control,
     answer: Answer,
     cost: Cost,
+    /// When it came to the station.
     since: Instant,
-    /// Whether the backend is busy with it; a job that waits for the next station gives no signs of life.
-    watched: bool,
 }
 
 #[derive(Debug)]
 struct State {
     /// Highest priority first, then in order of arrival.
     waiting: Vec<Entry>,
-    denoising: Option<AtWork>,
-    decoding: Option<AtWork>,
+    /// At most one per thread, and one between them.
+    at_work: Vec<AtWork>,
     open: bool,
     speed: Speed,
     mean_job: Option<Duration>,
 }
 
 impl State {
-    fn at_work(&self) -> impl Iterator<Item = &AtWork> {
-        self.denoising.iter().chain(&self.decoding)
+    fn ahead(&self) -> usize {
+        self.waiting.len() + self.at_work.len()
     }
 
-    fn ahead(&self) -> usize {
-        self.waiting.len() + self.at_work().count()
+    /// The job on the device; one that is being handed over still holds it.
+    fn denoising(&self) -> Option<&AtWork> {
+        self.at_work
+            .iter()
+            .find(|job| job.station != Station::Decode)
+    }
+
+    fn decoding(&self) -> Option<&AtWork> {
+        self.at_work
+            .iter()
+            .find(|job| job.station == Station::Decode)
+    }
+
+    fn job(&mut self, id: u64) -> Option<&mut AtWork> {
+        self.at_work.iter_mut().find(|job| job.id == id)
+    }
+
+    fn remove(&mut self, id: u64) -> Option<AtWork> {
+        let at = self.at_work.iter().position(|job| job.id == id)?;
+        Some(self.at_work.swap_remove(at))
     }
 }
 
@@ -153,8 +182,7 @@ impl Queue {
     pub(super) fn new(capacity: usize, metrics: Arc<Metrics>) -> Self {
         let state = State {
             waiting: Vec::new(),
-            denoising: None,
-            decoding: None,
+            at_work: Vec::new(),
             open: true,
             speed: Speed::default(),
             mean_job: None,
@@ -177,7 +205,7 @@ impl Queue {
     pub(super) fn load(&self) -> Load {
         let state = self.lock();
         Load {
-            running: state.at_work().count(),
+            running: state.at_work.len(),
             queued: state.waiting.len(),
             queue_capacity: self.capacity,
         }
@@ -204,7 +232,7 @@ impl Queue {
             return Err(EngineError::ShuttingDown);
         }
         // One job may be denoised and `capacity` may wait behind it; the one being decoded has left.
-        let ahead = state.waiting.len() + usize::from(state.denoising.is_some());
+        let ahead = state.waiting.len() + usize::from(state.denoising().is_some());
         if ahead <= self.capacity {
             return Ok(());
         }
@@ -270,13 +298,13 @@ impl Queue {
             if !state.waiting.is_empty() {
                 let entry = state.waiting.remove(0);
                 entry.control.beat();
-                state.denoising = Some(AtWork {
+                state.at_work.push(AtWork {
                     id: entry.id,
+                    station: Station::Denoise,
                     control: entry.control.share(),
                     answer: entry.answer.clone(),
                     cost: entry.job.cost,
                     since: Instant::now(),
-                    watched: true,
                 });
                 return Next::Job(Box::new(entry));
             }
@@ -294,39 +322,32 @@ impl Queue {
         }
     }
 
-    /// The job's latents are there and wait for the decoder: no signs of life are expected meanwhile.
-    pub(super) fn denoised(&self) {
+    /// The job's latents are there and wait for the decoder.
+    pub(super) fn denoised(&self, id: u64) {
         let mut state = self.lock();
-        if let Some(job) = &mut state.denoising {
-            job.watched = false;
+        if let Some(job) = state.job(id) {
+            job.station = Station::Handover;
             let (cost, took) = (job.cost, job.since.elapsed());
             state.speed.denoised(cost, took);
         }
     }
 
-    /// The job moves to the decoder and the device is free for the next.
-    pub(super) fn decode(&self) {
+    /// The job has come to the decoder, and the device is free for the next.
+    pub(super) fn decoding(&self, id: u64) {
         let mut state = self.lock();
-        if let Some(mut job) = state.denoising.take() {
+        if let Some(job) = state.job(id) {
             job.control.beat();
             job.since = Instant::now();
-            job.watched = true;
-            state.decoding = Some(job);
+            job.station = Station::Decode;
         }
         drop(state);
         self.moved.send_replace(());
     }
 
-    /// A job has left the engine, from the denoiser. Only successes reach the decoder.
-    pub(super) fn failed_denoising(&self) {
-        self.lock().denoising = None;
-        self.moved.send_replace(());
-    }
-
-    /// A job has left the decoder; `completed` ones feed the estimate, with their time in the engine.
-    pub(super) fn decoded(&self, completed: Option<Duration>) {
+    /// A job has left the engine; `completed` ones feed the estimate, with their time in the engine.
+    pub(super) fn left(&self, id: u64, completed: Option<Duration>) {
         let mut state = self.lock();
-        if let (Some(job), Some(whole)) = (state.decoding.take(), completed) {
+        if let (Some(job), Some(whole)) = (state.remove(id), completed) {
             state.speed.decoded(job.cost, job.since.elapsed());
             let mean = state.mean_job.map_or(whole, |mean| (mean * 3 + whole) / 4);
             state.mean_job = Some(mean);
@@ -338,8 +359,9 @@ impl Queue {
     /// Jobs that the backend should be working on, and how long it has been silent about each.
     pub(super) fn silent(&self) -> Vec<(u64, Control, Duration)> {
         self.lock()
-            .at_work()
-            .filter(|job| job.watched)
+            .at_work
+            .iter()
+            .filter(|job| job.station != Station::Handover)
             .map(|job| (job.id, job.control.share(), job.control.silence()))
             .collect()
     }
@@ -355,7 +377,7 @@ impl Queue {
                 if !state.open {
                     return Err(EngineError::ShuttingDown);
                 }
-                if state.waiting.is_empty() && state.denoising.is_none() {
+                if state.waiting.is_empty() && state.denoising().is_none() {
                     return Ok(());
                 }
             }
@@ -382,7 +404,7 @@ impl Queue {
     /// for the running ones, so that they are told as well.
     pub(super) fn cancel_all(&self, error: &EngineError) {
         let mut state = self.lock();
-        for job in state.at_work() {
+        for job in &state.at_work {
             job.control.cancel();
             if matches!(error, EngineError::DeviceLost { .. }) {
                 job.answer.send(Err(error.clone()));
@@ -397,7 +419,7 @@ impl Queue {
     }
 
     /// Counts a job whose caller left before it was begun.
-    pub(super) fn left(&self) {
+    pub(super) fn not_begun(&self) {
         self.metrics.cancelled(Stage::Queued.name());
         self.metrics.finished(EngineError::Cancelled.code());
     }
@@ -408,7 +430,7 @@ impl Queue {
         let removed = at.map(|at| state.waiting.remove(at));
         drop(state);
         if removed.is_some() {
-            self.left();
+            self.not_begun();
             self.moved.send_replace(());
         }
         drop(removed); // the picture in it can be large: freed outside the lock
@@ -446,11 +468,11 @@ fn in_time(
         });
     }
     let mut line = Line::default();
-    if let Some(job) = &state.decoding {
+    if let Some(job) = state.decoding() {
         let (_, whole) = seconds(job.cost).unwrap_or_default();
         line.add(0.0, (whole - job.since.elapsed().as_secs_f64()).max(0.0));
     }
-    if let Some(job) = &state.denoising {
+    if let Some(job) = state.denoising() {
         let (whole, decode) = seconds(job.cost).unwrap_or_default();
         line.add((whole - job.since.elapsed().as_secs_f64()).max(0.0), decode);
     }
@@ -472,7 +494,7 @@ fn in_time(
 
 /// When a place is likely free: the rest of the job that is being denoised.
 fn retry_after(state: &State) -> Duration {
-    let Some(job) = &state.denoising else {
+    let Some(job) = state.denoising() else {
         return bounded(state.mean_job.unwrap_or(FIRST_ESTIMATE));
     };
     let whole = state.speed.expect(job.cost).denoise_s.map_or_else(

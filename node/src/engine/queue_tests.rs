@@ -51,11 +51,10 @@ fn the_running_job_does_not_count_as_waiting_and_the_decoding_one_not_as_running
     };
     assert_eq!(queue.load(), load);
     assert_eq!(queue.admit().unwrap_err().code(), "busy");
-    queue.denoised();
-    queue.decode();
+    queue.denoised(entry.id);
+    queue.decoding(entry.id);
     queue.admit().unwrap();
-    drop(entry);
-    queue.decoded(Some(Duration::from_secs(1)));
+    queue.left(entry.id, Some(Duration::from_secs(1)));
     assert_eq!(queue.load().running, 0);
 }
 

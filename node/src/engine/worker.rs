@@ -256,7 +256,7 @@ struct Finish {
 impl Finish {
     /// Counts, logs and answers. The caller has freed the job's place before, so that whoever hears the
     /// answer may ask again at once.
-    fn answer(&self, entry: Box<Entry>, start: Instant, result: Result<Clip, EngineError>) {
+    fn answer(&self, entry: &Entry, start: Instant, result: Result<Clip, EngineError>) {
         let seconds = start.elapsed().as_secs_f64();
         let stage = entry.control.watch().borrow().stage;
         for step in entry.control.take_steps() {
@@ -352,9 +352,9 @@ impl Worker {
         let start = Instant::now();
         let refused = self.too_late(&entry);
         if entry.answer.is_closed() || refused.is_some() {
-            self.finish.queue.failed_denoising();
+            self.finish.queue.left(entry.id, None);
             if entry.answer.is_closed() {
-                self.finish.queue.left();
+                self.finish.queue.not_begun();
             } else if let Some(error) = refused {
                 self.finish.metrics.refused(error.code());
                 entry.answer.send(Err(error));
@@ -366,18 +366,18 @@ impl Worker {
         tracing::info!(job = entry.id, queue_s, priority = ?entry.priority, request = ?entry.job, "job started");
         match guarded(|| backend.denoise(&entry.job, &entry.control)) {
             Ok(decode) => {
-                self.finish.queue.denoised();
+                self.finish.queue.denoised(entry.id);
                 if let Err(mpsc::SendError((entry, start, _))) =
                     self.latents.send((entry, start, decode))
                 {
-                    self.finish.queue.failed_denoising();
+                    self.finish.queue.left(entry.id, None);
                     let error = EngineError::local("the decoder thread has ended");
-                    self.finish.answer(entry, start, Err(error));
+                    self.finish.answer(&entry, start, Err(error));
                 }
             }
             Err(error) => {
-                self.finish.queue.failed_denoising();
-                self.finish.answer(entry, start, Err(error));
+                self.finish.queue.left(entry.id, None);
+                self.finish.answer(&entry, start, Err(error));
             }
         }
     }
@@ -427,15 +427,15 @@ struct Decoder {
 impl Decoder {
     fn run(&self) {
         while let Ok((entry, start, decode)) = self.inbox.recv() {
-            self.finish.queue.decode();
-            let waited = entry.since.elapsed() - start.elapsed();
+            self.finish.queue.decoding(entry.id);
+            let waited = start.saturating_duration_since(entry.since);
             let result = guarded(|| decode.decode(&entry.control)).map(|mut clip| {
                 clip.queue_s = waited.as_secs_f64();
                 clip
             });
             let completed = result.is_ok().then(|| start.elapsed());
-            self.finish.queue.decoded(completed);
-            self.finish.answer(entry, start, result);
+            self.finish.queue.left(entry.id, completed);
+            self.finish.answer(&entry, start, result);
         }
     }
 }

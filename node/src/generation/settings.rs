@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use leoma_models::noise::NoiseSource;
 use leoma_models::scheduler::SchedulerKind;
 use leoma_models::text::{clean_prompt, validate_prompt};
-use leoma_models::wan::pipeline::GenerateParams;
+use leoma_models::wan::pipeline::{GenerateParams, check_multiple};
 use leoma_models::weights::{Checkpoint, ModelKind, SchedulerConfig};
 use leoma_models::{Error, Result};
 use serde::Serialize;
@@ -470,20 +470,6 @@ fn round_frames(count: usize, stride: usize) -> usize {
     } else {
         count / stride * stride + 1
     }
-}
-
-fn check_multiple(field: &str, size: usize, multiple: usize) -> Result<()> {
-    if size.is_multiple_of(multiple) {
-        return Ok(());
-    }
-    let below = (size / multiple * multiple).max(multiple);
-    let above = (size / multiple + 1) * multiple;
-    Err(Error::caller(
-        field,
-        format!(
-            "{size} is not a multiple of {multiple}, which this model needs; try {below} or {above}"
-        ),
-    ))
 }
 
 /// The noise source behind the two spellings a caller has.

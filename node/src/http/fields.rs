@@ -97,10 +97,10 @@ pub(super) fn parse_map(
         height,
         width,
         num_inference_steps: fields.count(&STEPS, limits.max_steps)?,
-        guidance_scale: fields.number(&["guidance_scale"])?,
-        guidance_scale_2: fields.number(&["guidance_scale_2"])?,
+        guidance_scale: fields.number_to("guidance_scale", 100.0)?,
+        guidance_scale_2: fields.number_to("guidance_scale_2", 100.0)?,
         flow_shift: fields.number(&SHIFT)?,
-        boundary_ratio: fields.number(&["boundary_ratio"])?,
+        boundary_ratio: fields.number_to("boundary_ratio", 1.0)?,
         scheduler: fields.named("scheduler")?,
         noise_source: fields.named("noise_source")?,
         preset: fields.named("preset")?,
@@ -357,6 +357,17 @@ impl Fields {
             }));
         }
         base64::decode_image(field, text, limits.max_image_bytes).map(|b| Some(Picture::Bytes(b)))
+    }
+
+    /// A number from 0 to `max`.
+    fn number_to(&self, name: &str, max: f64) -> Result<Option<f64>, ApiError> {
+        match self.number(&[name])? {
+            Some(number) if !(0.0..=max).contains(&number) => Err(ApiError::invalid(
+                name,
+                format!("{number} is not between 0 and {max}"),
+            )),
+            number => Ok(number),
+        }
     }
 
     fn number(&self, names: &[&str]) -> Result<Option<f64>, ApiError> {

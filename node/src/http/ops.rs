@@ -144,6 +144,9 @@ async fn metrics(State(app): State<App>) -> Response {
     }
     app.readiness();
     app.jobs().count().await;
+    if let Ok(bytes) = app.jobs().store().stored_bytes().await {
+        app.metrics().store_bytes.set(bytes as i64);
+    }
     if let Ok(disk) = app.jobs().store().disk() {
         app.metrics().disk_free_bytes.set(disk.free_bytes as i64);
     }

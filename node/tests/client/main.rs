@@ -1,6 +1,7 @@
 //! `generate --host`: against a server whose every answer is written down, and against a real one.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod real;
 mod scripted;
 
 use std::path::Path;
@@ -15,12 +16,18 @@ fn generate(folder: &Path, host: &str) -> Command {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
+    without_settings(&mut command);
+    command
+}
+
+/// Takes away what the machine's own environment and configuration file say.
+fn without_settings(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("LEOMA_NODE_") {
             command.env_remove(name);
         }
     }
-    command
+    command.env("XDG_CONFIG_HOME", "/nonexistent");
 }
 
 /// Names in the folder.

@@ -29,7 +29,12 @@ fn bodies_that_are_not_json_are_400() {
             (reply.status, reply.code().as_str()),
             (400, "invalid_request")
         );
-        assert!(reply.message().starts_with("body: "), "{reply:?}");
+        let message = reply.message();
+        let known = ["body: ", "invalid request JSON payload: "];
+        assert!(
+            known.iter().any(|start| message.starts_with(start)),
+            "{reply:?}"
+        );
     }
     server.expect_still_serving();
 }
@@ -76,7 +81,6 @@ fn sizes_frames_and_steps() {
         ("resolution", json!("4k")),
         ("resolution", json!("65535x65535")),
         ("guidance_scale", json!(1e9)),
-        ("guidance_scale_2", json!(5)),
         ("shift", json!("3")),
     ] {
         let mut body = json!({"prompt": "p"});

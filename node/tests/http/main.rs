@@ -6,6 +6,9 @@ mod faults;
 #[cfg(feature = "ffmpeg")]
 mod process;
 mod server;
+mod videos;
+#[cfg(feature = "ffmpeg")]
+mod vocabularies;
 
 use serde_json::json;
 use server::{Reply, Server, picture};

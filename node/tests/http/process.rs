@@ -30,9 +30,9 @@ fn data_dir() -> PathBuf {
     dir
 }
 
-struct Node {
+pub(crate) struct Node {
     child: Child,
-    address: std::net::SocketAddr,
+    pub(crate) address: std::net::SocketAddr,
     log: Option<ChildStderr>,
 }
 
@@ -51,7 +51,7 @@ fn command(model: &Path) -> Command {
 }
 
 impl Node {
-    fn start(options: &[&str]) -> Self {
+    pub(crate) fn start(options: &[&str]) -> Self {
         let mut child = command(&TINY).args(options).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap())

@@ -219,6 +219,7 @@ impl Server {
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Runtime::new().unwrap();
             runtime.block_on(async {
+                let jobs = Jobs::open(store, Arc::clone(&metrics)).await.unwrap();
                 let app = App::new(AppOptions {
                     limits,
                     access: Access::new(AccessOptions::default()).unwrap(),
@@ -226,12 +227,14 @@ impl Server {
                     deadline: None,
                     chute: ChuteIdentity::new("local", "scripted"),
                     fetcher: None,
-                    jobs: Jobs::open(store, Arc::clone(&metrics)).await.unwrap(),
+                    jobs: jobs.clone(),
                     retention_age: None,
                     canary_max_age: None,
                     metrics,
                 });
                 app.set_engine(Arc::clone(&closing));
+                let running = Arc::clone(&closing);
+                tokio::spawn(leoma_node::jobs::run(jobs, running, app.prepare_stored()));
                 let routes = router(app);
                 let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
                 address_in.send(listener.local_addr().unwrap()).unwrap();
@@ -317,6 +320,26 @@ impl Server {
     /// Sends one request; see [`send`].
     pub(crate) fn send(&self, head: &str, body: &[u8]) -> Reply {
         send(self.address, head, body)
+    }
+
+    /// An answer without a length, to its end.
+    pub(crate) fn get_stream(&self, path: &str) -> String {
+        self.stream(path, "")
+    }
+
+    /// The events after one.
+    pub(crate) fn get_stream_after(&self, path: &str, last: usize) -> String {
+        self.stream(path, &format!("Last-Event-ID: {last}\r\n"))
+    }
+
+    fn stream(&self, path: &str, headers: &str) -> String {
+        let mut stream = self.connect();
+        // HTTP/1.0 has no chunks: the stream ends with the connection.
+        let head = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n{headers}\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
     }
 
     /// Proves that the server still works.

@@ -17,7 +17,7 @@ use candle_core::{DType, Device, Tensor};
 
 pub use components::{Expert, Offload};
 pub use latent_clip::LatentClip;
-pub use params::{GenerateParams, Observer, Stage, Timings, Unobserved};
+pub use params::{GenerateParams, Observer, Stage, Timings, Unobserved, check_multiple};
 
 use self::components::{Components, Contexts};
 use self::condition::Condition;
@@ -205,19 +205,8 @@ impl WanPipeline {
             ));
         }
         let [mh, mw] = Self::size_multiple(checkpoint);
-        for (field, size, multiple) in [("height", params.height, mh), ("width", params.width, mw)]
-        {
-            if size % multiple != 0 {
-                let below = (size / multiple * multiple).max(multiple);
-                return Err(Error::caller(
-                    field,
-                    format!(
-                        "{size} is not a multiple of {multiple}, which this model needs; try {below} or {}",
-                        (size / multiple + 1) * multiple
-                    ),
-                ));
-            }
-        }
+        check_multiple("height", params.height, mh)?;
+        check_multiple("width", params.width, mw)?;
         let rope = checkpoint
             .transformer_config(crate::weights::Component::Transformer)
             .rope_max_seq_len;

@@ -87,6 +87,25 @@ impl GenerateParams {
     }
 }
 
+/// Refuses a side that the model cannot divide into tokens.
+///
+/// # Errors
+/// [`Error::Caller`] naming the field and the nearest sizes that work.
+pub fn check_multiple(field: &str, size: usize, multiple: usize) -> Result<()> {
+    if size.is_multiple_of(multiple) {
+        return Ok(());
+    }
+    let (below, above) = (size / multiple * multiple, (size / multiple + 1) * multiple);
+    let remedy = if below == 0 {
+        above.to_string()
+    } else {
+        format!("{below} or {above}")
+    };
+    let message =
+        format!("{size} is not a multiple of {multiple}, which this model needs; try {remedy}");
+    Err(Error::caller(field, message))
+}
+
 /// Stages of a generation, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stage {

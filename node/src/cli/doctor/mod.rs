@@ -21,6 +21,7 @@ use serde::Serialize;
 use super::config::settings_of;
 use super::generate::Format;
 use super::layers::{Failure, Resolved};
+use super::serve::default_data_dir;
 
 /// What the machine is for; decides which checks must hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
@@ -152,7 +153,8 @@ impl Subject {
             .data_dir
             .clone()
             .or_else(|| value("data_dir").map(PathBuf::from))
-            .unwrap_or_else(storage::default_data_dir);
+            .or_else(|| default_data_dir().ok())
+            .unwrap_or_else(std::env::temp_dir);
         Ok(Self {
             role: args.role,
             inspection: model.as_deref().map(inspect),

@@ -1,26 +1,12 @@
 //! Checks of the data folder: writable, room left, not in use.
 
 use std::fs::{File, TryLockError};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::{Finding, Subject, human};
 
 /// The file that a running node holds a lock on, inside its data folder.
 const LOCK_FILE: &str = "lock";
-
-/// The folder that `serve` uses when none is given.
-pub(super) fn default_data_dir() -> PathBuf {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    // systemd names several folders with a colon between them.
-    if let Some(folders) = set("STATE_DIRECTORY").and_then(|folders| folders.into_string().ok()) {
-        return folders.split(':').next().unwrap_or_default().into();
-    }
-    set("XDG_DATA_HOME")
-        .map(PathBuf::from)
-        .or_else(|| set("HOME").map(|home| Path::new(&home).join(".local/share")))
-        .unwrap_or_else(std::env::temp_dir)
-        .join("leoma-node")
-}
 
 /// The folder, or the nearest one around it that is there already.
 fn existing(folder: &Path) -> Option<&Path> {

@@ -157,7 +157,7 @@ mod tests {
         assert_eq!(request.guidance_scale_2, Some(1.5), "the caller's");
         assert_eq!((request.width, request.height), (Some(832), Some(480)));
         assert_eq!((request.num_frames, request.fps), (Some(81), Some(16)));
-        assert!(request.seed.is_some_and(|seed| seed <= u64::from(u32::MAX)));
+        assert!(request.seed.is_some_and(|seed| u32::try_from(seed).is_ok()));
         assert_eq!(request.image_preparation, Some(ImagePreparation::CoverCrop));
 
         let request = filled(Profile::ChutesWan21, Cord::Image2Video, "i2v-a14b");

@@ -63,6 +63,7 @@ pub(super) struct GenerateBody {
     /// As `sample_shift`.
     flow_shift: Option<f64>,
     /// Seed of the noise.
+    #[schema(minimum = 0, format = "uint64")]
     seed: Option<u64>,
     /// Accepted; without distilled weights it changes nothing, and `X-Leoma-Fast` says so.
     fast: Option<bool>,

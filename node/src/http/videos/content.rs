@@ -15,6 +15,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::super::openapi::ErrorBody;
 use super::super::{ApiError, App};
 use super::find;
+use crate::store::JobStatus;
 
 /// Which file of a video.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -63,10 +64,10 @@ pub(super) async fn content(
         .map_err(|error| ApiError::invalid("query", error.body_text()))?;
     let job = find(&app, &id).await?;
     let Some(result) = job.result else {
-        let message = format!(
-            "the video is {}; ask again when it is completed",
-            job.status.as_str()
-        );
+        let message = match job.status {
+            JobStatus::Failed => "the video failed, so that there is no file; its `error` says why",
+            _ => "the video is not completed yet; follow its events, or ask again later",
+        };
         return Err(ApiError::new(
             StatusCode::CONFLICT,
             "not_completed",

@@ -75,7 +75,12 @@ async fn list(State(app): State<App>, uri: Uri) -> Result<Json<VideoList>, ApiEr
     let status = query.status.map(Into::into);
     let page = app
         .jobs()
-        .list(query.after.as_deref(), limit, newest_first, status)
+        .list(
+            query.after.as_deref().filter(|id| !id.is_empty()),
+            limit,
+            newest_first,
+            status,
+        )
         .await?;
     let mut videos = Vec::with_capacity(page.jobs.len());
     for job in page.jobs {

@@ -15,7 +15,7 @@ pub(super) struct Video {
     /// `video_` and 32 hex digits.
     pub(super) id: String,
     /// Always `video`.
-    #[schema(example = "video")]
+    #[schema(pattern = "^video$")]
     object: &'static str,
     /// Where the job is.
     pub(super) status: Status,

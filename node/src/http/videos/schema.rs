@@ -76,6 +76,7 @@ pub(super) struct CreateVideo {
     /// Family of defaults: `leoma`, `diffusers` or `official`.
     preset: Option<String>,
     /// Seed of the noise.
+    #[schema(minimum = 0, format = "uint64")]
     seed: Option<u64>,
     /// Order among the waiting: `low`, `normal` or `high`.
     priority: Option<String>,
@@ -100,7 +101,7 @@ pub(super) struct VideoDeleted {
     /// The job.
     pub(super) id: String,
     /// Always `video.deleted`.
-    #[schema(example = "video.deleted")]
+    #[schema(pattern = "^video\\.deleted$")]
     pub(super) object: &'static str,
     /// Always true.
     pub(super) deleted: bool,
