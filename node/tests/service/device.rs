@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::client::Reply;
+use crate::client::{Ask, Reply};
 use crate::node::{FAST, Place, clip, fault, flat, hangs, kinds, until};
 
 /// From the loss to the end of the process.
@@ -51,8 +51,12 @@ fn a_job_that_loses_the_device_twice_is_given_up() {
     let place = Place::new();
     let script = fault("doomed", "denoise", "device_lost");
     let mut node = place.start(&script, &[]);
-    let doomed = node.create(&clip("doomed"));
-    let other = node.create(&clip("innocent"));
+    // Together: after the first there may be nobody to take the second.
+    let mut both = clip("");
+    both.as_object_mut().unwrap().remove("prompt");
+    both["prompts"] = json!(["doomed", "innocent"]);
+    let list = node.send(&Ask::post("/v1/videos", &both)).json();
+    let [doomed, other] = [0, 1].map(|n| list["data"][n]["id"].as_str().unwrap().to_owned());
     assert_eq!(node.end(), Some(75));
     let mut node = place.start(&script, &[]);
     assert_eq!(node.end(), Some(75));

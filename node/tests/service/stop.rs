@@ -12,7 +12,7 @@ use crate::node::{FAST, Place, assert_whole_mp4, clip, flat, hangs, until};
 fn a_stop_signal_lets_what_runs_finish() {
     let place = Place::new();
     let mut node = place.start(
-        "step_s = 1.0\ndecode_s = 0.2\n",
+        "step_s = 1.5\ndecode_s = 0.2\n",
         &["--drain-timeout", "40s"],
     );
     let running = node.create(&clip("running"));
