@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! bind ─► open the store ─► answer /health ─► load and test the model ─► "listening on …"
-//! stop signal ─► not ready ─► requests and running jobs finish, within the drain timeout ─► exit 0
+//! stop signal ─► not ready ─► what is admitted finishes, within the drain timeout ─► close the port ─► exit 0
 //! lost device ─► what is running is told ─► exit 75, for the supervisor to start a new process
 //! ```
 
@@ -34,6 +34,8 @@ use crate::store::{Store, StoreOptions};
 const CANCEL_GRACE: Duration = Duration::from_secs(10);
 /// After the device was lost, time for the answers that say so to leave.
 const LOST_GRACE: Duration = Duration::from_secs(3);
+/// At least so long answers that are ready may take to reach their clients.
+const ANSWER_GRACE: Duration = Duration::from_secs(3);
 /// For the outcomes of ended jobs to be written down.
 const WRITE_GRACE: Duration = Duration::from_secs(5);
 /// Between two looks at what retention no longer covers.
@@ -165,7 +167,7 @@ async fn service(options: ServiceOptions) -> Result<()> {
         access,
         fetcher,
         limits,
-        server,
+        mut server,
         engine: engine_options,
         model,
         profile,
@@ -194,6 +196,7 @@ async fn service(options: ServiceOptions) -> Result<()> {
     let (close, mut closed) = watch::channel(false);
     let routes = router(app.clone());
     let drain_timeout = server.drain_timeout;
+    server.drain_timeout = drain_timeout.max(ANSWER_GRACE);
     let serving = tokio::spawn(async move {
         let shutdown = async { drop(closed.wait_for(|close| *close).await) };
         serve(listener, routes, &server, shutdown, || {}).await
@@ -227,11 +230,11 @@ async fn service(options: ServiceOptions) -> Result<()> {
         message = lost(&engine) => Some(message),
     };
     app.drain();
-    app.stop_streams();
     tell_systemd(&[NotifyState::Stopping]);
     watchdog.abort();
     tidy.abort();
     let ending = Ending {
+        app,
         engine,
         jobs,
         close,
@@ -278,6 +281,7 @@ async fn open_jobs(options: &ServiceOptions) -> Result<Jobs> {
 
 /// What has to end, in order.
 struct Ending {
+    app: App,
     engine: Arc<Engine>,
     jobs: Jobs,
     close: watch::Sender<bool>,
@@ -288,6 +292,7 @@ struct Ending {
 impl Ending {
     async fn drain(self, drain_timeout: Duration, speed_note: &str) {
         let Self {
+            app,
             engine,
             jobs,
             close,
@@ -297,10 +302,9 @@ impl Ending {
         tracing::info!(load = ?engine.load(), "stopping: what is running is finished first");
         let until = Instant::now() + drain_timeout;
         engine.close();
-        close.send_replace(true);
-        let answered = serving.await.unwrap_or(false);
-        let left = until.saturating_duration_since(Instant::now());
-        if !answered || !engine.ended(left).await {
+        // The port stays open meanwhile: who asks is told that the node stops, and who follows a job sees
+        // how it ends.
+        if !engine.ended(drain_timeout).await {
             tracing::warn!(
                 "not everything was finished in time; what is left is cancelled or waits for the next start"
             );
@@ -314,11 +318,19 @@ impl Ending {
                 "the outcome of a job is not written down; it is begun again at the next start"
             );
         }
+        app.stop_streams();
+        close.send_replace(true);
+        let left = until.saturating_duration_since(Instant::now());
+        let answered = timeout(left.max(ANSWER_GRACE), serving).await;
+        if !matches!(answered, Ok(Ok(true))) {
+            tracing::warn!("not every answer reached its client in time");
+        }
         remember_speed(&engine, jobs.store(), speed_note).await;
     }
 
     /// The engine's threads may never answer again: nothing waits for them.
     async fn give_up(self) {
+        self.app.stop_streams();
         self.close.send_replace(true);
         let _ = timeout(LOST_GRACE, async {
             let _ = self.running.await;

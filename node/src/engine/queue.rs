@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::estimate::{Cost, Line, Speed};
-use super::{Clip, Control, EngineError, Job, Progress};
+use super::{Clip, Control, EngineError, Job, Progress, Stage};
+use crate::telemetry::Metrics;
 
 /// Assumed length of a job before one has finished, for the first `Retry-After`.
 const FIRST_ESTIMATE: Duration = Duration::from_secs(30);
@@ -174,10 +175,11 @@ pub(super) struct Queue {
     next_id: AtomicU64,
     /// Told whenever a place may have become free.
     moved: watch::Sender<()>,
+    metrics: Arc<Metrics>,
 }
 
 impl Queue {
-    pub(super) fn new(capacity: usize) -> Self {
+    pub(super) fn new(capacity: usize, metrics: Arc<Metrics>) -> Self {
         let state = State {
             waiting: Vec::new(),
             at_work: Vec::new(),
@@ -191,6 +193,7 @@ impl Queue {
             capacity,
             next_id: AtomicU64::new(1),
             moved: watch::Sender::new(()),
+            metrics,
         }
     }
 
@@ -415,12 +418,19 @@ impl Queue {
         self.moved.send_replace(());
     }
 
+    /// Counts a job whose caller left before it was begun.
+    pub(super) fn count_abandoned(&self) {
+        self.metrics.cancelled(Stage::Queued.name());
+        self.metrics.finished(EngineError::Cancelled.code());
+    }
+
     fn forget(&self, id: u64) {
         let mut state = self.lock();
         let at = state.waiting.iter().position(|entry| entry.id == id);
         let removed = at.map(|at| state.waiting.remove(at));
         drop(state);
         if removed.is_some() {
+            self.count_abandoned();
             self.moved.send_replace(());
         }
         drop(removed); // the picture in it can be large: freed outside the lock

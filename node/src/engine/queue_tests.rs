@@ -22,7 +22,7 @@ fn next(queue: &Queue) -> Option<Entry> {
 
 #[test]
 fn a_dropped_ticket_gives_its_place_back_at_once() {
-    let queue = Arc::new(Queue::new(0));
+    let queue = Arc::new(Queue::new(0, Arc::default()));
     let first = submit(&queue, Priority::High).unwrap();
     let refused = submit(&queue, Priority::High).unwrap_err();
     let expected = EngineError::Busy {
@@ -32,12 +32,15 @@ fn a_dropped_ticket_gives_its_place_back_at_once() {
     assert_eq!(refused, expected);
     drop(first);
     assert_eq!(queue.load().queued, 0);
+    let queued = crate::telemetry::StageLabel { stage: "queued" };
+    let counted = queue.metrics.cancellations.get_or_create(&queued).get();
+    assert_eq!(counted, 1);
     submit(&queue, Priority::High).unwrap();
 }
 
 #[test]
 fn the_running_job_does_not_count_as_waiting_and_the_decoding_one_not_as_running() {
-    let queue = Arc::new(Queue::new(1));
+    let queue = Arc::new(Queue::new(1, Arc::default()));
     let _first = submit(&queue, Priority::High).unwrap();
     let entry = next(&queue).unwrap();
     let _second = submit(&queue, Priority::High).unwrap();
@@ -57,7 +60,7 @@ fn the_running_job_does_not_count_as_waiting_and_the_decoding_one_not_as_running
 
 #[test]
 fn a_closed_queue_drains_and_refuses() {
-    let queue = Arc::new(Queue::new(4));
+    let queue = Arc::new(Queue::new(4, Arc::default()));
     let _ticket = submit(&queue, Priority::Normal).unwrap();
     queue.close();
     let refused = submit(&queue, Priority::Normal).unwrap_err();
@@ -68,7 +71,7 @@ fn a_closed_queue_drains_and_refuses() {
 
 #[test]
 fn cancelling_all_reaches_running_and_waiting() {
-    let queue = Arc::new(Queue::new(4));
+    let queue = Arc::new(Queue::new(4, Arc::default()));
     let _first = submit(&queue, Priority::Normal).unwrap();
     let mut second = submit(&queue, Priority::Normal).unwrap();
     let running = next(&queue).unwrap();
@@ -80,7 +83,7 @@ fn cancelling_all_reaches_running_and_waiting() {
 
 #[test]
 fn higher_priority_goes_first_and_equals_in_order_of_arrival() {
-    let queue = Arc::new(Queue::new(8));
+    let queue = Arc::new(Queue::new(8, Arc::default()));
     use Priority::{High, Low, Normal};
     let tickets = [Low, Normal, High, Normal, High, Low].map(|p| submit(&queue, p).unwrap());
     let ids = tickets.each_ref().map(Ticket::id);
@@ -91,7 +94,7 @@ fn higher_priority_goes_first_and_equals_in_order_of_arrival() {
 
 #[test]
 fn what_cannot_be_done_in_time_is_refused_at_once() {
-    let queue = Arc::new(Queue::new(8));
+    let queue = Arc::new(Queue::new(8, Arc::default()));
     let cost = job().cost;
     let mut speed = Speed::default();
     speed.denoised(cost, Duration::from_secs(100));

@@ -71,7 +71,10 @@ impl Engine {
         B: Backend + 'static,
         E: From<EngineError> + Send + 'static,
     {
-        let queue = Arc::new(Queue::new(options.queue_capacity));
+        let queue = Arc::new(Queue::new(
+            options.queue_capacity,
+            Arc::clone(&options.metrics),
+        ));
         let (alive_sender, alive) = watch::channel(());
         let (ready, loaded) = mpsc::channel();
         let (health_sender, health) = watch::channel(Health::default());
@@ -350,7 +353,9 @@ impl Worker {
         let refused = self.too_late(&entry);
         if entry.answer.is_closed() || refused.is_some() {
             self.finish.queue.left(entry.id, None);
-            if let Some(error) = refused {
+            if entry.answer.is_closed() {
+                self.finish.queue.count_abandoned();
+            } else if let Some(error) = refused {
                 self.finish.metrics.refused(error.code());
                 entry.answer.send(Err(error));
             }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
-use crate::engine::{Progress, Stage};
+use crate::engine::Progress;
 use crate::time::now_unix;
 
 /// The unfinished jobs by id.
@@ -46,6 +46,8 @@ pub struct Live {
 struct State {
     events: Vec<Value>,
     progress: Option<Progress>,
+    /// The last event, while it is being written down: nothing comes before it any more.
+    ending: Option<Value>,
     finished: bool,
 }
 
@@ -54,20 +56,47 @@ impl Live {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The first event; what was told before it is not told again.
+    pub(super) fn queued(&self, fields: Map<String, Value>) {
+        let state = self.lock();
+        if state.events.is_empty() {
+            self.append(state, "queued", fields);
+        }
+    }
+
     /// Appends an event. Nothing follows the last one.
-    pub(super) fn event(&self, kind: &str, mut fields: Map<String, Value>) {
+    pub(super) fn event(&self, kind: &str, fields: Map<String, Value>) {
+        let state = self.lock();
+        if !state.finished && state.ending.is_none() {
+            self.append(state, kind, fields);
+        }
+    }
+
+    /// Tells the end as it is in the store.
+    pub(super) fn end(&self, kind: &str) {
         let mut state = self.lock();
         if state.finished {
             return;
         }
-        let seq = state.events.len();
-        fields.insert("seq".into(), seq.into());
+        state.finished = true;
+        match state.ending.take().filter(|event| event["type"] == kind) {
+            Some(event) => self.push(state, event),
+            None => self.append(state, kind, Map::new()),
+        }
+    }
+
+    fn append(&self, state: MutexGuard<'_, State>, kind: &str, mut fields: Map<String, Value>) {
+        fields.insert("seq".into(), state.events.len().into());
         fields.insert("at".into(), now_unix().into());
         fields.insert("type".into(), kind.into());
-        state.finished = matches!(kind, "completed" | "failed");
-        state.events.push(Value::Object(fields));
+        self.push(state, Value::Object(fields));
+    }
+
+    fn push(&self, mut state: MutexGuard<'_, State>, event: Value) {
+        state.events.push(event);
+        let count = state.events.len();
         drop(state);
-        self.grown.send_replace(seq + 1);
+        self.grown.send_replace(count);
     }
 
     pub(super) fn progress(&self, progress: Progress) {
@@ -86,7 +115,10 @@ impl Live {
 
     /// Back to waiting: what was done is lost.
     pub(super) fn requeued(&self, reason: &str) {
-        self.lock().progress = None;
+        let mut state = self.lock();
+        state.progress = None;
+        state.ending = None;
+        drop(state);
         self.event(
             "requeued",
             Map::from_iter([("reason".into(), reason.into())]),
@@ -105,14 +137,21 @@ impl Live {
         (events, state.finished)
     }
 
-    /// All events, with one more that ends them, for the store. The event itself is told when the store
-    /// has it.
+    /// All events, with one more that ends them, for the store. The event itself is told by [`Self::end`],
+    /// when the store has it; until then there are no others, or a listener would count further than the
+    /// store.
     pub(super) fn events_ending(&self, kind: &str) -> Vec<Value> {
-        let state = self.lock();
+        let mut state = self.lock();
         let mut events = state.events.clone();
-        let seq = events.len();
-        events.push(json!({ "seq": seq, "at": now_unix(), "type": kind }));
+        let event = json!({ "seq": events.len(), "at": now_unix(), "type": kind });
+        events.push(event.clone());
+        state.ending = Some(event);
         events
+    }
+
+    /// The end was not written down: the job goes on.
+    pub(super) fn goes_on(&self) {
+        self.lock().ending = None;
     }
 
     /// Changes with the number of events.
@@ -130,9 +169,4 @@ impl Live {
         // The sender lives as long as this entry.
         let _ = cancel.wait_for(|stop| *stop).await;
     }
-}
-
-/// Stage of a job that has been handed to the engine.
-pub(super) fn stage(progress: Option<Progress>) -> Stage {
-    progress.map_or(Stage::Queued, |progress| progress.stage)
 }

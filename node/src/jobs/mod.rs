@@ -19,7 +19,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use tokio::sync::Notify;
 
-use crate::engine::{EngineError, Priority};
+use crate::engine::{EngineError, Priority, Stage};
 use crate::store::{
     Idempotency, Inserted, JobError, JobRecord, JobStatus, NewJob, Page, Store, StoreError,
 };
@@ -76,7 +76,7 @@ impl Jobs {
             let page = page.await?;
             for job in &page.jobs {
                 let live = jobs.0.unfinished.open(&job.id);
-                live.event("queued", Map::new());
+                live.queued(Map::new());
                 if job.attempts > 0 {
                     live.requeued("the node was restarted");
                 }
@@ -102,14 +102,31 @@ impl Jobs {
         jobs: Vec<NewJob>,
         key: Option<Idempotency>,
     ) -> Result<Vec<JobRecord>, StoreError> {
+        let this = self.clone();
+        to_the_end(async move { this.take(jobs, key).await }).await
+    }
+
+    async fn take(
+        &self,
+        jobs: Vec<NewJob>,
+        key: Option<Idempotency>,
+    ) -> Result<Vec<JobRecord>, StoreError> {
         let jobs = match self.0.store.insert(jobs, key).await? {
             Inserted::Existing(jobs) => return Ok(jobs),
             Inserted::New(jobs) => jobs,
         };
         for job in &jobs {
+            let live = self.0.unfinished.open(&job.id);
             let position = self.0.store.queue_position(&job.id).await.unwrap_or(None);
             let fields = Map::from_iter([("position".to_owned(), position.into())]);
-            self.0.unfinished.open(&job.id).event("queued", fields);
+            live.queued(fields);
+            // Already begun, perhaps already finished: then nobody else closes the entry.
+            if position.is_none()
+                && let Ok(Some(job)) = self.0.store.get(&job.id).await
+                && job.status.is_terminal()
+            {
+                self.0.unfinished.close(&job.id);
+            }
         }
         self.0.wake.notify_one();
         Ok(jobs)
@@ -167,6 +184,11 @@ impl Jobs {
     /// # Errors
     /// When the store cannot be written.
     pub async fn cancel(&self, id: &str) -> Result<Option<JobRecord>, StoreError> {
+        let (this, id) = (self.clone(), id.to_owned());
+        to_the_end(async move { this.stop(&id).await }).await
+    }
+
+    async fn stop(&self, id: &str) -> Result<Option<JobRecord>, StoreError> {
         let live = self.0.unfinished.get(id);
         let events = live.as_ref().map(|live| live.events_ending("failed"));
         let error = JobError {
@@ -174,15 +196,21 @@ impl Jobs {
             message: "cancelled on request".into(),
         };
         let ended = self.0.store.fail(id, error, events.unwrap_or_default());
-        let Some(job) = ended.await? else {
+        let Some(job) = ended.await.inspect_err(|_| {
+            if let Some(live) = &live {
+                live.goes_on();
+            }
+        })?
+        else {
             return Ok(None);
         };
+        // The engine counts what has come to it.
+        if job.started_at.is_none() {
+            self.0.metrics.cancelled(Stage::Queued.name());
+            self.0.metrics.finished(EngineError::Cancelled.code());
+        }
         if let Some(live) = live {
-            if live.last_progress().is_none() {
-                self.0.metrics.cancelled(live::stage(None).name());
-                self.0.metrics.finished("cancelled");
-            }
-            live.event("failed", Map::new());
+            live.end("failed");
             live.stop();
         }
         self.0.unfinished.close(id);
@@ -249,6 +277,17 @@ impl Jobs {
             self.0.metrics.jobs.get_or_create(&label).set(count as i64);
         }
     }
+}
+
+/// Runs work that must not be left half done when the client goes away and the request is dropped: a job
+/// would wait in the store without anybody knowing of it.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+) -> Result<T, StoreError> {
+    tokio::spawn(work).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "a change of jobs did not end");
+        Err(StoreError::Internal)
+    })
 }
 
 /// The events of a finished job. One that was ended while the node started has none of its own.

@@ -36,10 +36,18 @@ pub async fn run(jobs: Jobs, engine: Arc<Engine>, prepare: PrepareJob) {
             continue;
         }
         match jobs.0.store.claim_next().await {
+            // What ended together with the node before runs alone, so that a second end is its own doing
+            // and no other job's.
+            Ok(Some(record)) if record.attempts > 1 && !begun.is_empty() => {
+                until_written(|| jobs.0.store.requeue(&record.id, false)).await;
+                while begun.join_next().await.is_some() {}
+            }
             Ok(Some(record)) => {
+                let alone = record.attempts > 1;
                 if let Some(following) = begin(&jobs, &engine, &prepare, record).await {
                     begun.spawn(following);
                 }
+                while alone && begun.join_next().await.is_some() {}
             }
             Ok(None) => tokio::select! {
                 () = jobs.0.wake.notified() => {}
@@ -80,6 +88,8 @@ async fn begin(
     record: JobRecord,
 ) -> Option<impl Future<Output = ()> + use<>> {
     let live = jobs.0.unfinished.open(&record.id);
+    // It may be begun before its creator has told that it waits.
+    live.queued(Map::new());
     live.event("started", Map::new());
     let jobs = jobs.clone();
     let prepared = prepared(&jobs, prepare, &record).await;
@@ -220,7 +230,7 @@ async fn complete(jobs: &Jobs, record: &JobRecord, live: &Arc<Live>, clip: Clip)
     match jobs.0.store.complete(&record.id, finished).await {
         // It may have been cancelled meanwhile; then that has been told.
         Ok(job) if job.status == crate::store::JobStatus::Completed => {
-            live.event("completed", Map::new());
+            live.end("completed");
             jobs.0.unfinished.close(&record.id);
         }
         Ok(_) => jobs.0.unfinished.close(&record.id),
@@ -265,7 +275,7 @@ async fn fail(jobs: &Jobs, record: &JobRecord, live: &Arc<Live>, error: &EngineE
         jobs.0.store.fail(&record.id, told.clone(), events)
     })
     .await;
-    live.event("failed", Map::new());
+    live.end("failed");
     jobs.0.unfinished.close(&record.id);
 }
 

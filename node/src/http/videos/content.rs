@@ -1,13 +1,12 @@
 //! `GET /v1/videos/{id}/content`: the file, whole or in part.
 
-use std::ops::Bound;
 use std::path::PathBuf;
 
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum_extra::headers::{ETag, HeaderMapExt, IfNoneMatch, IfRange, Range};
+use axum_extra::headers::{ETag, HeaderMapExt, IfNoneMatch, IfRange};
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
@@ -153,14 +152,19 @@ impl Served {
         let stale = asked
             .typed_get::<IfRange>()
             .is_some_and(|condition| condition.is_modified(etag.as_ref(), None));
-        let part = match asked.typed_get::<Range>() {
-            Some(range) if !stale => wanted(&range, size)?,
-            _ => None,
+        let part = if stale {
+            Part::Whole
+        } else {
+            Part::asked(asked, size)
         };
-        let Some((start, length)) = part else {
-            set(header::CONTENT_LENGTH, &size.to_string());
-            let body = Body::from_stream(ReaderStream::new(file));
-            return Ok((headers, body).into_response());
+        let (start, length) = match part {
+            Part::Of(start, length) => (start, length),
+            Part::Whole => {
+                set(header::CONTENT_LENGTH, &size.to_string());
+                let body = Body::from_stream(ReaderStream::new(file));
+                return Ok((headers, body).into_response());
+            }
+            Part::Outside => return Ok(outside(size)),
         };
         set(header::CONTENT_LENGTH, &length.to_string());
         let last = start + length - 1;
@@ -176,37 +180,71 @@ impl Served {
     }
 }
 
-/// Start and length of the one range asked for; several at once get the whole file, as they may.
-fn wanted(range: &Range, size: u64) -> Result<Option<(u64, u64)>, ApiError> {
-    let mut ranges = range.satisfiable_ranges(size);
-    let Some((start, end)) = ranges.next() else {
-        let message = format!("the range lies outside the file of {size} bytes");
-        return Err(ApiError::new(
-            StatusCode::RANGE_NOT_SATISFIABLE,
-            "range_not_satisfiable",
-            message,
-        ));
-    };
-    if ranges.next().is_some() {
-        return Ok(None);
+/// What of a file is asked for.
+#[derive(Debug, PartialEq)]
+enum Part {
+    /// All of it: nothing less was asked for, or nothing that is a range, or several at once, which may be
+    /// answered so.
+    Whole,
+    /// Start and length.
+    Of(u64, u64),
+    /// Nothing that there is.
+    Outside,
+}
+
+impl Part {
+    fn asked(headers: &HeaderMap, size: u64) -> Self {
+        let mut values = headers.get_all(header::RANGE).iter();
+        let (Some(value), None) = (values.next(), values.next()) else {
+            return Self::Whole;
+        };
+        let Some((first, last)) = value.to_str().ok().and_then(single_range) else {
+            return Self::Whole;
+        };
+        let (start, end) = match (first, last) {
+            // The last bytes; a file that is shorter is wanted whole.
+            (None, Some(count)) => (size.saturating_sub(count), size),
+            (Some(first), None) => (first, size),
+            (Some(first), Some(last)) if first <= last => (first, last.saturating_add(1).min(size)),
+            _ => return Self::Whole,
+        };
+        if start < end {
+            Self::Of(start, end - start)
+        } else {
+            Self::Outside
+        }
     }
-    let first = match start {
-        Bound::Included(first) => first,
-        Bound::Excluded(before) => before + 1,
-        Bound::Unbounded => 0,
-    };
-    let after = match end {
-        Bound::Included(last) => last.saturating_add(1).min(size),
-        Bound::Excluded(after) => after.min(size),
-        Bound::Unbounded => size,
-    };
-    if first >= after {
-        let message = format!("the range lies outside the file of {size} bytes");
-        return Err(ApiError::new(
-            StatusCode::RANGE_NOT_SATISFIABLE,
-            "range_not_satisfiable",
-            message,
-        ));
+}
+
+/// `bytes=FIRST-LAST`, where one of the two may be missing.
+fn single_range(text: &str) -> Option<(Option<u64>, Option<u64>)> {
+    let (unit, range) = text.split_once('=')?;
+    if !unit.eq_ignore_ascii_case("bytes") {
+        return None;
     }
-    Ok(Some((first, after - first)))
+    let (first, last) = range.trim().split_once('-')?;
+    Some((bound(first)?, bound(last)?))
+}
+
+/// A number that is missing, or digits; one too large to count with lies behind every file.
+fn bound(text: &str) -> Option<Option<u64>> {
+    if !text.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let number = (!text.is_empty()).then(|| text.parse().unwrap_or(u64::MAX));
+    Some(number)
+}
+
+fn outside(size: u64) -> Response {
+    let message = format!("the range lies outside the file of {size} bytes");
+    let mut response = ApiError::new(
+        StatusCode::RANGE_NOT_SATISFIABLE,
+        "range_not_satisfiable",
+        message,
+    )
+    .into_response();
+    if let Ok(value) = HeaderValue::from_str(&format!("bytes */{size}")) {
+        response.headers_mut().insert(header::CONTENT_RANGE, value);
+    }
+    response
 }
