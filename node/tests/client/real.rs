@@ -103,22 +103,20 @@ fn frames_are_those_of_a_local_run() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     make_tiny(ModelKind::Ti2v5b, 7, &folder.join("model")).unwrap();
-    let pixels: Vec<u8> = (0..90 * 70 * 3).map(|i| (i * 7 % 251) as u8).collect();
+    let pixels: Vec<u8> = (0..90 * 70 * 3u32).map(|i| (i * 7 % 251) as u8).collect();
     write_png(&folder.join("first.png"), 90, 70, &pixels).unwrap();
     let server = Serve::start(folder, 0, &["--model", "model", "--device", "cpu"]);
     let run = |output: &str, seed: &str, host: Option<&str>| {
-        let mut command = match host {
-            Some(host) => generate(folder, host),
-            None => {
-                let mut command = Command::new(env!("CARGO_BIN_EXE_leoma-node"));
-                crate::without_settings(&mut command);
-                command
-                    .args([
-                        "generate", "--prompt", "a boat", "--model", "model", "--device", "cpu",
-                    ])
-                    .current_dir(folder);
-                command
-            }
+        let mut command = if let Some(host) = host {
+            generate(folder, host)
+        } else {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_leoma-node"));
+            crate::without_settings(&mut command);
+            command
+                .args(["generate", "--prompt", "a boat", "--model", "model"])
+                .args(["--device", "cpu"])
+                .current_dir(folder);
+            command
         };
         let output = command
             .args([
