@@ -320,6 +320,15 @@ impl Finish {
     }
 }
 
+impl Drop for Finish {
+    /// A defect outside of any job ends a thread: what needs it would wait for ever.
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.lost("a thread of the engine ended on an internal error");
+        }
+    }
+}
+
 /// The engine thread.
 struct Worker {
     finish: Finish,
@@ -475,4 +484,28 @@ fn panic_message(payload: &(dyn Any + Send)) -> String {
         .map(|text| (*text).to_owned())
         .or_else(|| payload.downcast_ref::<String>().cloned());
     text.unwrap_or_else(|| "panic without a message".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_panics_asks_for_a_new_process() {
+        let (sender, health) = watch::channel(Health::default());
+        let metrics = Arc::<Metrics>::default();
+        let queue = Arc::new(Queue::new(1, Arc::clone(&metrics)));
+        let finish = Finish {
+            queue: Arc::clone(&queue),
+            metrics,
+            health: Arc::new(sender),
+        };
+        let thread = thread::spawn(move || {
+            let _finish = finish;
+            std::panic::panic_any("a defect");
+        });
+        assert!(thread.join().is_err());
+        assert!(health.borrow().lost.is_some());
+        assert_eq!(queue.admit(), Err(EngineError::ShuttingDown));
+    }
 }

@@ -45,17 +45,15 @@ impl Ask {
     }
 
     fn bytes(&self) -> Vec<u8> {
-        let mut head = format!("{} {} HTTP/1.1\r\n", self.method, self.path);
+        let mut head = vec![format!("{} {} HTTP/1.1", self.method, self.path)];
         if !self.headers.iter().any(|(name, _)| name == "Host") {
-            head += "Host: localhost\r\n";
+            head.push("Host: localhost".into());
         }
-        for (name, value) in &self.headers {
-            head += &format!("{name}: {value}\r\n");
-        }
-        head += &format!(
-            "Content-Length: {}\r\nConnection: close\r\n\r\n",
-            self.body.len()
-        );
+        let given = self.headers.iter();
+        head.extend(given.map(|(name, value)| format!("{name}: {value}")));
+        head.push(format!("Content-Length: {}", self.body.len()));
+        head.push("Connection: close\r\n\r\n".into());
+        let head = head.join("\r\n");
         [head.as_bytes(), &self.body].concat()
     }
 

@@ -157,6 +157,7 @@ pub(crate) struct Node {
 }
 
 impl Drop for Node {
+    #[expect(clippy::print_stderr, reason = "the log of a server whose test failed")]
     fn drop(&mut self) {
         let _ = self.child.kill(); // it has usually ended
         let _ = self.child.wait();

@@ -223,16 +223,13 @@ fn single_range(text: &str) -> Option<(Option<u64>, Option<u64>)> {
         return None;
     }
     let (first, last) = range.trim().split_once('-')?;
-    Some((bound(first)?, bound(last)?))
+    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    (digits(first) && digits(last)).then(|| (number(first), number(last)))
 }
 
-/// A number that is missing, or digits; one too large to count with lies behind every file.
-fn bound(text: &str) -> Option<Option<u64>> {
-    if !text.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let number = (!text.is_empty()).then(|| text.parse().unwrap_or(u64::MAX));
-    Some(number)
+/// Digits, or nothing. A number too large to count with lies behind every file.
+fn number(digits: &str) -> Option<u64> {
+    (!digits.is_empty()).then(|| digits.parse().unwrap_or(u64::MAX))
 }
 
 fn outside(size: u64) -> Response {
