@@ -419,7 +419,7 @@ impl Queue {
     }
 
     /// Counts a job whose caller left before it was begun.
-    pub(super) fn not_begun(&self) {
+    pub(super) fn count_abandoned(&self) {
         self.metrics.cancelled(Stage::Queued.name());
         self.metrics.finished(EngineError::Cancelled.code());
     }
@@ -430,7 +430,7 @@ impl Queue {
         let removed = at.map(|at| state.waiting.remove(at));
         drop(state);
         if removed.is_some() {
-            self.not_begun();
+            self.count_abandoned();
             self.moved.send_replace(());
         }
         drop(removed); // the picture in it can be large: freed outside the lock

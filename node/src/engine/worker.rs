@@ -273,7 +273,19 @@ impl Finish {
                 for (stage, seconds) in clip.stages() {
                     self.metrics.stage(stage, seconds);
                 }
-                tracing::info!(job = entry.id, seconds, result = ?clip, "job done");
+                let made = &clip.effective;
+                tracing::info!(
+                    job = entry.id,
+                    seconds,
+                    queue_s = clip.queue_s,
+                    width = made.width,
+                    height = made.height,
+                    frames = made.num_frames,
+                    steps = made.num_inference_steps,
+                    bytes = clip.media.bytes.len(),
+                    "job done"
+                );
+                tracing::debug!(job = entry.id, result = ?clip);
             }
             Err(EngineError::Cancelled) => {
                 self.metrics.finished("cancelled");
@@ -363,7 +375,7 @@ impl Worker {
         if entry.answer.is_closed() || refused.is_some() {
             self.finish.queue.left(entry.id, None);
             if entry.answer.is_closed() {
-                self.finish.queue.not_begun();
+                self.finish.queue.count_abandoned();
             } else if let Some(error) = refused {
                 self.finish.metrics.refused(error.code());
                 entry.answer.send(Err(error));
@@ -372,7 +384,7 @@ impl Worker {
         }
         let queue_s = entry.since.elapsed().as_secs_f64();
         self.finish.metrics.stage("queue", queue_s);
-        tracing::info!(job = entry.id, queue_s, priority = ?entry.priority, request = ?entry.job, "job started");
+        tracing::debug!(job = entry.id, queue_s, priority = ?entry.priority, request = ?entry.job, "job started");
         match guarded(|| backend.denoise(&entry.job, &entry.control)) {
             Ok(decode) => {
                 self.finish.queue.denoised(entry.id);

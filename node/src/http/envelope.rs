@@ -39,14 +39,28 @@ pub(super) async fn envelope(State(app): State<App>, request: Request, next: Nex
         if matches!(error.status().as_u16(), 400 | 413 | 429 | 507) {
             app.metrics().refused(error.code());
         }
-        tracing::info!(
-            request_id = id,
-            route,
-            status = error.status().as_u16(),
-            code = error.code(),
-            message = error.message(),
-            "request refused"
-        );
+        let (status, code) = (error.status().as_u16(), error.code());
+        let message = error.message();
+        if status == 429 {
+            // Under overload these come by the thousand; the metric counts them.
+            tracing::debug!(
+                request_id = id,
+                route,
+                status,
+                code,
+                message,
+                "request refused"
+            );
+        } else {
+            tracing::info!(
+                request_id = id,
+                route,
+                status,
+                code,
+                message,
+                "request refused"
+            );
+        }
     }
     let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(&id) {

@@ -29,6 +29,8 @@ pub(super) enum ErrorForm {
     Detail,
     /// `{"error": {"code": …, "message": …, "request_id": …}}`, as OpenAI clients read it.
     Error,
+    /// Both in one object: nobody knows whose client asks for a path that is none.
+    Both,
 }
 
 impl ErrorForm {
@@ -38,7 +40,11 @@ impl ErrorForm {
             Some("generate" | "image2video" | "text2video" | "text2image" | "chutes") => {
                 Self::Detail
             }
-            _ => Self::Error,
+            Some(
+                "" | "v1" | "health" | "ready" | "info" | "metrics" | "openapi.json" | "docs"
+                | "gallery" | "status" | "assets" | "favicon.ico",
+            ) => Self::Error,
+            _ => Self::Both,
         }
     }
 }
@@ -66,13 +72,8 @@ impl ApiError {
     }
 
     pub(super) fn no_route(method: &Method, path: &str) -> Self {
-        let message = match ErrorForm::of(path) {
-            ErrorForm::Detail => "No matching cord found!".to_owned(),
-            ErrorForm::Error => {
-                format!("no route for {method} {path}; GET /docs lists what there is")
-            }
-        };
-        Self::new(StatusCode::NOT_FOUND, "not_found", message)
+        let message = format!("no route for {method} {path}; GET /docs lists what there is");
+        Self::new(StatusCode::NOT_FOUND, "no_route", message)
     }
 
     pub(super) fn no_video(id: &str) -> Self {
@@ -135,14 +136,21 @@ impl ApiError {
             ErrorForm::Error => {
                 json!({ "error": { "code": code, "message": message, "request_id": request_id } })
             }
+            ErrorForm::Both => json!({
+                "detail": self.detail(),
+                "code": code,
+                "message": message,
+                "error": { "code": code, "message": message, "request_id": request_id },
+            }),
         }
     }
 
     /// The texts that Chutes clients know, where they say the same; the reason stands in `message`.
     fn detail(&self) -> &str {
-        match self.status {
-            StatusCode::UNAUTHORIZED => "Authentication required.",
-            StatusCode::TOO_MANY_REQUESTS => {
+        match (self.status, self.code) {
+            (StatusCode::NOT_FOUND, "no_route") => "No matching cord found!",
+            (StatusCode::UNAUTHORIZED, _) => "Authentication required.",
+            (StatusCode::TOO_MANY_REQUESTS, _) => {
                 "Infrastructure is at maximum capacity, try again later"
             }
             _ => &self.message,
@@ -286,9 +294,14 @@ mod tests {
         for path in ["/generate", "/chutes/", "/chutes/x", "/text2image"] {
             assert_eq!(ErrorForm::of(path), ErrorForm::Detail, "{path}");
         }
-        for path in ["/", "/v1/videos", "/generated", "/health"] {
+        for path in ["/", "/v1/videos", "/v1", "/health"] {
             assert_eq!(ErrorForm::of(path), ErrorForm::Error, "{path}");
         }
+        assert_eq!(ErrorForm::of("/generated"), ErrorForm::Both);
+        let error = ApiError::no_route(&Method::POST, "/generated");
+        let body = error.body(ErrorForm::Both, "id");
+        assert_eq!(body["detail"], "No matching cord found!");
+        assert_eq!(body["error"]["code"], "no_route");
         let error = ApiError::busy("full", Duration::from_secs(3));
         let body = error.body(ErrorForm::Detail, "id");
         assert_eq!(

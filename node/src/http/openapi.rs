@@ -111,7 +111,7 @@ fn finish(mut document: OpenApi) -> OpenApi {
 fn answer(operation: &mut Operation, form: ErrorForm, status: &str, about: &str) {
     let schema = match form {
         ErrorForm::Detail => "DetailError",
-        ErrorForm::Error => "ErrorBody",
+        ErrorForm::Error | ErrorForm::Both => "ErrorBody",
     };
     let content = ContentBuilder::new()
         .schema(Some(Ref::from_schema_name(schema)))

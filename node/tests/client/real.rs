@@ -103,7 +103,7 @@ fn frames_are_those_of_a_local_run() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     make_tiny(ModelKind::Ti2v5b, 7, &folder.join("model")).unwrap();
-    let pixels: Vec<u8> = (0..90 * 70 * 3).map(|i| (i * 7 % 251) as u8).collect();
+    let pixels: Vec<u8> = (0..90 * 70 * 3u32).map(|i| (i * 7 % 251) as u8).collect();
     write_png(&folder.join("first.png"), 90, 70, &pixels).unwrap();
     let server = Serve::start(folder, 0, &["--model", "model", "--device", "cpu"]);
     let run = |output: &str, seed: &str, host: Option<&str>| {

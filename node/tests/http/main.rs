@@ -52,8 +52,8 @@ fn info_tells_what_is_loaded_and_how_busy_it_is() {
 fn unknown_routes_and_methods_are_json_too() {
     let server = Server::start(1);
     for (request, status, code) in [
-        ("GET /nowhere", 404, "not_found"),
-        ("POST /v1/../generate", 404, "not_found"),
+        ("GET /nowhere", 404, "no_route"),
+        ("POST /v1/../generate", 404, "no_route"),
         ("GET /generate", 405, "method_not_allowed"),
         ("DELETE /health", 405, "method_not_allowed"),
     ] {

@@ -49,7 +49,8 @@ fn who_waits_is_told_that_the_device_is_lost() {
 #[test]
 fn a_job_that_loses_the_device_twice_is_given_up() {
     let place = Place::new();
-    let script = fault("doomed", "denoise", "device_lost");
+    // Slow enough for the second job to be sent before the first one ends the process.
+    let script = "step_s = 0.2\n".to_owned() + &fault("doomed", "denoise", "device_lost");
     let mut node = place.start(&script, &[]);
     // Together: after the first there may be nobody to take the second.
     let mut both = clip("");

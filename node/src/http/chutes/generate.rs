@@ -139,7 +139,7 @@ async fn invoke(app: App, cord: Cord, request: Request) -> Result<Response, ApiE
         bounded: true,
     })?;
     let invocation = uuid::Uuid::new_v4().to_string();
-    tracing::info!(job = ticket.id(), cord = cord.name(), "job queued");
+    tracing::debug!(job = ticket.id(), cord = cord.name(), "job queued");
     let mut response = if traced {
         trace::stream(&app, cord, &invocation, ticket)
     } else {
