@@ -576,9 +576,9 @@ impl FakeDecode {
             None => encode_png(width as u32, height as u32, &first)?,
         };
         Ok(Media {
-            bytes,
+            bytes: bytes.into(),
             format: settings.format,
-            poster: middle,
+            poster: middle.into(),
         })
     }
 }

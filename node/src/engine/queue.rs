@@ -109,7 +109,7 @@ impl Answer {
 enum Station {
     /// On the engine thread.
     Denoise,
-    /// Between the threads: no signs of life are expected.
+    /// Between the threads, off the device: no signs of life are expected.
     Handover,
     /// On the decoder thread.
     Decode,
@@ -131,7 +131,7 @@ struct AtWork {
 struct State {
     /// Highest priority first, then in order of arrival.
     waiting: Vec<Entry>,
-    /// At most one per thread, and one between them.
+    /// At most one on each thread and two between them.
     at_work: Vec<AtWork>,
     open: bool,
     speed: Speed,
@@ -143,17 +143,18 @@ impl State {
         self.waiting.len() + self.at_work.len()
     }
 
-    /// The job on the device; one that is being handed over still holds it.
+    /// The job on the device.
     fn denoising(&self) -> Option<&AtWork> {
         self.at_work
             .iter()
-            .find(|job| job.station != Station::Decode)
+            .find(|job| job.station == Station::Denoise)
     }
 
-    fn decoding(&self) -> Option<&AtWork> {
+    /// Jobs at the decoder and on the way there.
+    fn decoding(&self) -> impl Iterator<Item = &AtWork> {
         self.at_work
             .iter()
-            .find(|job| job.station == Station::Decode)
+            .filter(|job| job.station != Station::Denoise)
     }
 
     fn job(&mut self, id: u64) -> Option<&mut AtWork> {
@@ -322,7 +323,7 @@ impl Queue {
         }
     }
 
-    /// The job's latents are there and wait for the decoder.
+    /// The job's latents are there and wait for the decoder; the device is free for the next.
     pub(super) fn denoised(&self, id: u64) {
         let mut state = self.lock();
         if let Some(job) = state.job(id) {
@@ -330,9 +331,11 @@ impl Queue {
             let (cost, took) = (job.cost, job.since.elapsed());
             state.speed.denoised(cost, took);
         }
+        drop(state);
+        self.moved.send_replace(());
     }
 
-    /// The job has come to the decoder, and the device is free for the next.
+    /// The job has come to the decoder.
     pub(super) fn decoding(&self, id: u64) {
         let mut state = self.lock();
         if let Some(job) = state.job(id) {
@@ -468,9 +471,13 @@ fn in_time(
         });
     }
     let mut line = Line::default();
-    if let Some(job) = state.decoding() {
+    for job in state.decoding() {
         let (_, whole) = seconds(job.cost).unwrap_or_default();
-        line.add(0.0, (whole - job.since.elapsed().as_secs_f64()).max(0.0));
+        let done = match job.station {
+            Station::Decode => job.since.elapsed().as_secs_f64(),
+            _ => 0.0,
+        };
+        line.add(0.0, (whole - done).max(0.0));
     }
     if let Some(job) = state.denoising() {
         let (whole, decode) = seconds(job.cost).unwrap_or_default();

@@ -80,9 +80,8 @@ impl Engine {
         let (health_sender, health) = watch::channel(Health::default());
         let health_sender = Arc::new(health_sender);
 
-        // Capacity zero: the engine thread waits until the decoder is free, so that at most two jobs hold
-        // tensors.
-        let (latents, decoder_inbox) = mpsc::sync_channel::<Handover>(0);
+        // One job may wait for the decoder: its latents are small beside what denoising the next one needs.
+        let (latents, decoder_inbox) = mpsc::sync_channel::<Handover>(1);
         let finish = Finish {
             queue: Arc::clone(&queue),
             metrics: Arc::clone(&options.metrics),

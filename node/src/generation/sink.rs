@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
+use bytes::Bytes;
 use candle_core::{Device, Tensor};
 use serde_json::json;
 
@@ -28,11 +29,11 @@ pub(super) enum Target<'a> {
 #[derive(Clone, PartialEq)]
 pub struct Media {
     /// The whole file.
-    pub bytes: Vec<u8>,
+    pub bytes: Bytes,
     /// What kind of file it is.
     pub format: OutputFormat,
     /// A small JPEG of the frame in the middle.
-    pub poster: Vec<u8>,
+    pub poster: Bytes,
 }
 
 impl std::fmt::Debug for Media {
@@ -166,9 +167,9 @@ impl<'a> FrameSink<'a> {
                     (None, still) => still.unwrap_or_default(),
                 };
                 (!bytes.is_empty()).then_some(Media {
-                    bytes,
+                    bytes: bytes.into(),
                     format: self.settings.format,
-                    poster: self.poster,
+                    poster: self.poster.into(),
                 })
             }
         };

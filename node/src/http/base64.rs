@@ -1,6 +1,8 @@
 //! Pictures in JSON: base64 in either alphabet, with or without padding, line breaks and `data:` in
 //! front. Links are recognised, and not followed here.
 
+use std::borrow::Cow;
+
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
@@ -33,15 +35,18 @@ pub(super) fn decode_image(field: &str, text: &str, max_bytes: usize) -> Result<
             "is empty; send a PNG, JPEG or WebP file in base64",
         ));
     }
-    let standard: Vec<u8> = encoded
-        .bytes()
-        .filter(|b| !b.is_ascii_whitespace())
-        .map(|b| match b {
+    let plain = |b: u8| !b.is_ascii_whitespace() && b != b'-' && b != b'_';
+    let standard: Cow<'_, [u8]> = if encoded.bytes().all(plain) {
+        encoded.as_bytes().into()
+    } else {
+        let digits = encoded.bytes().filter(|b| !b.is_ascii_whitespace());
+        let digits = digits.map(|b| match b {
             b'-' => b'+',
             b'_' => b'/',
             other => other,
-        })
-        .collect();
+        });
+        digits.collect()
+    };
     ENGINE.decode(&standard).map_err(|e| {
         ApiError::invalid(
             field,

@@ -221,8 +221,8 @@ async fn complete(jobs: &Jobs, record: &JobRecord, live: &Arc<Live>, clip: Clip)
     );
     let finished = Finished {
         content_type: clip.media.format.content_type().to_owned(),
-        media: clip.media.bytes,
-        poster_jpeg: Some(clip.media.poster).filter(|poster| !poster.is_empty()),
+        media: clip.media.bytes.into(),
+        poster_jpeg: Some(clip.media.poster.into()).filter(|poster: &Vec<u8>| !poster.is_empty()),
         effective: record.request["parameters"].clone(),
         timings,
         events: live.events_ending("completed"),

@@ -95,6 +95,14 @@ impl RgbImage8 {
     }
 }
 
+/// Width and height that a PNG file names in its first bytes; nothing is decoded.
+pub fn png_size(bytes: &[u8]) -> Option<(u32, u32)> {
+    if !bytes.starts_with(b"\x89PNG\r\n\x1a\n") {
+        return None;
+    }
+    Some((be32(bytes, 16)?, be32(bytes, 20)?))
+}
+
 /// Decodes a PNG, JPEG or WebP picture; the format is read from its first bytes, never from a name.
 ///
 /// # Errors
@@ -111,7 +119,7 @@ pub fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<RgbImage8> {
     }
     if bytes.starts_with(b"\x89PNG\r\n\x1a\n") {
         // The header chunk comes first; its size is judged before the decoder allocates anything.
-        if let (Some(width), Some(height)) = (be32(bytes, 16), be32(bytes, 20)) {
+        if let Some((width, height)) = png_size(bytes) {
             check_size(width, height, "PNG", limits)?;
         }
         // The limit given here covers what the decoder keeps besides the pixels (profiles, texts).

@@ -152,9 +152,9 @@ impl Backend for Scripted {
         }
         Ok(Box::new(Done(Clip {
             media: Media {
-                bytes: MP4.to_vec(),
+                bytes: MP4.into(),
                 format: OutputFormat::Mp4,
-                poster: Vec::new(),
+                poster: MP4[..0].into(),
             },
             effective: job.effective(),
             stages: StageSeconds::default(),

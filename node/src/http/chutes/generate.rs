@@ -166,6 +166,7 @@ async fn clip(mut ticket: Ticket) -> Result<Response, ApiError> {
 
 async fn prepare(app: &App, cord: Cord, body: body::Read) -> Result<Job, ApiError> {
     let profile = app.profile();
+    let body_bytes = body.bytes.len();
     let parse = move |app: &App| {
         let engine = app.engine()?;
         let mut parsed = fields::parse(&body.bytes, engine.info(), app.limits())?;
@@ -181,7 +182,7 @@ async fn prepare(app: &App, cord: Cord, body: body::Read) -> Result<Job, ApiErro
         }
         Ok(parsed)
     };
-    app.prepare(parse).await
+    app.prepare(body_bytes, parse).await
 }
 
 fn server_timing(clip: &Clip) -> String {
