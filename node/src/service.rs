@@ -145,7 +145,9 @@ impl Model {
 /// What keeps it from starting, by whose fault it is.
 pub fn run(options: ServiceOptions) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        // One is enough for what the network asks of it; a second would be woken for nothing with every request.
+        // What takes longer than a wake runs on threads of its own.
+        .worker_threads(1)
         .enable_all()
         .build()
         .context("cannot start the network threads")?;

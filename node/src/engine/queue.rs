@@ -176,6 +176,8 @@ pub(super) struct Queue {
     next_id: AtomicU64,
     /// Told whenever a place may have become free.
     moved: watch::Sender<()>,
+    /// Told once, apart from the moves: who waits only for the end is not woken by every job.
+    shut: watch::Sender<bool>,
     metrics: Arc<Metrics>,
 }
 
@@ -194,6 +196,7 @@ impl Queue {
             capacity,
             next_id: AtomicU64::new(1),
             moved: watch::Sender::new(()),
+            shut: watch::Sender::new(false),
             metrics,
         }
     }
@@ -392,14 +395,16 @@ impl Queue {
 
     /// Waits until no more jobs are taken.
     pub(super) async fn closed(&self) {
-        let mut moved = self.moved.subscribe();
-        while self.lock().open && moved.changed().await.is_ok() {}
+        let mut shut = self.shut.subscribe();
+        // The sender lives as long as the queue.
+        let _ = shut.wait_for(|shut| *shut).await;
     }
 
     /// Takes no more jobs; those admitted are still done.
     pub(super) fn close(&self) {
         self.lock().open = false;
         self.wake.notify_all();
+        self.shut.send_replace(true);
         self.moved.send_replace(());
     }
 
