@@ -12,6 +12,7 @@ use utoipa::openapi::{
 use utoipa::{PartialSchema, ToSchema};
 
 use super::auth::is_public;
+use super::chutes::DetailError;
 use super::error::ErrorForm;
 use super::{App, openapi};
 
@@ -35,12 +36,13 @@ pub(super) struct ErrorFields {
 /// The document before the routes.
 pub(super) fn base() -> OpenApi {
     let mut components = Components::new();
-    components
-        .schemas
-        .insert("ErrorBody".into(), ErrorBody::schema());
-    components
-        .schemas
-        .insert("ErrorFields".into(), ErrorFields::schema());
+    for (name, schema) in [
+        ("DetailError", DetailError::schema()),
+        ("ErrorBody", ErrorBody::schema()),
+        ("ErrorFields", ErrorFields::schema()),
+    ] {
+        components.schemas.insert(name.into(), schema);
+    }
     components.add_security_scheme(
         "key",
         SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)),

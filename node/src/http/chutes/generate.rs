@@ -8,13 +8,13 @@ use axum::response::{IntoResponse, Response};
 use utoipa::OpenApi;
 
 use super::super::{ApiError, App, body, fields};
-use super::schema::{DetailError, GenerateBody};
+use super::schema::{GenerateBody, Refused};
 use super::{Cord, trace};
 use crate::engine::{Clip, EffectiveParameters, Job, Priority, Submission, Ticket};
 
 /// Statuses and bodies that all cords share.
 #[derive(OpenApi)]
-#[openapi(components(schemas(GenerateBody, DetailError)))]
+#[openapi(components(schemas(GenerateBody)))]
 struct Components;
 
 /// One clip
@@ -28,13 +28,7 @@ struct Components;
     responses(
         (status = 200, description = "The clip", content(
             (Vec<u8> = "video/mp4"), (Vec<u8> = "image/png"), (String = "text/event-stream"))),
-        (status = 400, description = "The request cannot be used", body = DetailError),
-        (status = 408, description = "The body came too slowly", body = DetailError),
-        (status = 413, description = "Body or picture too large", body = DetailError),
-        (status = 429, description = "Busy, or the clip would come too late; see Retry-After", body = DetailError),
-        (status = 500, description = "The checkpoint or this machine failed", body = DetailError),
-        (status = 503, description = "Starting or stopping", body = DetailError),
-        (status = 507, description = "No room to write the clip", body = DetailError)))]
+        Refused))]
 pub(super) async fn generate(
     State(app): State<App>,
     request: Request,
@@ -51,13 +45,7 @@ pub(super) async fn generate(
     responses(
         (status = 200, description = "The clip", content(
             (Vec<u8> = "video/mp4"), (String = "text/event-stream"))),
-        (status = 400, description = "The request cannot be used", body = DetailError),
-        (status = 408, description = "The body came too slowly", body = DetailError),
-        (status = 413, description = "Body or picture too large", body = DetailError),
-        (status = 429, description = "Busy, or the clip would come too late; see Retry-After", body = DetailError),
-        (status = 500, description = "The checkpoint or this machine failed", body = DetailError),
-        (status = 503, description = "Starting or stopping", body = DetailError),
-        (status = 507, description = "No room to write the clip", body = DetailError)))]
+        Refused))]
 pub(super) async fn image2video(
     State(app): State<App>,
     request: Request,
@@ -74,13 +62,7 @@ pub(super) async fn image2video(
     responses(
         (status = 200, description = "The clip, or a still with `single_frame`", content(
             (Vec<u8> = "video/mp4"), (Vec<u8> = "image/png"), (String = "text/event-stream"))),
-        (status = 400, description = "The request cannot be used", body = DetailError),
-        (status = 408, description = "The body came too slowly", body = DetailError),
-        (status = 413, description = "Body too large", body = DetailError),
-        (status = 429, description = "Busy, or the clip would come too late; see Retry-After", body = DetailError),
-        (status = 500, description = "The checkpoint or this machine failed", body = DetailError),
-        (status = 503, description = "Starting or stopping", body = DetailError),
-        (status = 507, description = "No room to write the clip", body = DetailError)))]
+        Refused))]
 pub(super) async fn text2video(
     State(app): State<App>,
     request: Request,
@@ -97,13 +79,7 @@ pub(super) async fn text2video(
     responses(
         (status = 200, description = "The picture", content(
             (Vec<u8> = "image/png"), (String = "text/event-stream"))),
-        (status = 400, description = "The request cannot be used", body = DetailError),
-        (status = 408, description = "The body came too slowly", body = DetailError),
-        (status = 413, description = "Body too large", body = DetailError),
-        (status = 429, description = "Busy, or the picture would come too late; see Retry-After", body = DetailError),
-        (status = 500, description = "The checkpoint or this machine failed", body = DetailError),
-        (status = 503, description = "Starting or stopping", body = DetailError),
-        (status = 507, description = "No room to write the picture", body = DetailError)))]
+        Refused))]
 pub(super) async fn text2image(
     State(app): State<App>,
     request: Request,

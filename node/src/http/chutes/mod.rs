@@ -11,6 +11,8 @@ use utoipa_axum::routes;
 
 use super::App;
 
+pub(super) use schema::DetailError;
+
 pub use platform::ChuteIdentity;
 pub use profile::Profile;
 

@@ -1,7 +1,7 @@
 //! What the Chutes routes take and answer, for the OpenAPI document. Reading is in `fields.rs`.
 
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::{IntoResponses, ToSchema};
 
 /// A generation. All names in use for Wan endpoints are taken; one thing under two names must have one
 /// value; unknown fields are ignored; what is left out comes from the node's profile and preset. May be
@@ -71,9 +71,36 @@ pub(super) struct GenerateBody {
     single_frame: Option<bool>,
 }
 
+/// Why a cord gives no clip.
+#[derive(IntoResponses)]
+#[allow(dead_code, reason = "describes answers that are made elsewhere")]
+pub(super) enum Refused {
+    /// The request cannot be used
+    #[response(status = 400)]
+    Unusable(DetailError),
+    /// The body came too slowly
+    #[response(status = 408)]
+    Slow(DetailError),
+    /// Body or picture too large
+    #[response(status = 413)]
+    Large(DetailError),
+    /// Busy, or the clip would come too late; see Retry-After
+    #[response(status = 429)]
+    Busy(DetailError),
+    /// The checkpoint or this machine failed
+    #[response(status = 500)]
+    Failed(DetailError),
+    /// Starting or stopping
+    #[response(status = 503)]
+    Unavailable(DetailError),
+    /// No room to write the clip
+    #[response(status = 507)]
+    Full(DetailError),
+}
+
 /// An error as Chutes clients read it.
 #[derive(Serialize, ToSchema)]
-pub(super) struct DetailError {
+pub(in crate::http) struct DetailError {
     /// What is wrong, in the words Chutes clients know where there are any.
     detail: String,
     /// A stable word for programs.
