@@ -12,9 +12,9 @@
 mod live;
 mod runner;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 use tokio::sync::Notify;
@@ -42,9 +42,30 @@ struct Shared {
     unfinished: Unfinished,
     /// A job has come, or a reason to wait has gone.
     wake: Notify,
-    /// Why nothing is started at present.
+    /// Whether nothing is started at present, for lack of room.
     paused: AtomicBool,
+    /// After a clip could not be kept although there seemed to be room (a quota): when to try again.
+    full: Mutex<Full>,
     metrics: Arc<Metrics>,
+}
+
+/// Waits between jobs that ended on a full disk: twice as long each time, until one is kept.
+#[derive(Debug, Default)]
+struct Full {
+    times: u32,
+    until: Option<Instant>,
+}
+
+impl Full {
+    fn again(&mut self) {
+        let wait = Duration::from_secs(1 << self.times.min(9));
+        self.times += 1;
+        self.until = Some(Instant::now() + wait);
+    }
+
+    fn waits(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() < until)
+    }
 }
 
 /// Where the events of a job are to be had.
@@ -67,6 +88,7 @@ impl Jobs {
             unfinished: Unfinished::default(),
             wake: Notify::new(),
             paused: AtomicBool::new(false),
+            full: Mutex::default(),
             metrics,
         }));
         let mut after: Option<String> = None;
@@ -86,6 +108,10 @@ impl Jobs {
                 return Ok(jobs);
             }
         }
+    }
+
+    fn full(&self) -> MutexGuard<'_, Full> {
+        self.0.full.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The store behind the service.

@@ -65,7 +65,7 @@ pub async fn run(jobs: Jobs, engine: Arc<Engine>, prepare: PrepareJob) {
 /// Whether there is room for a result; a full disk pauses and loses nothing.
 fn room_on_disk(jobs: &Jobs) -> bool {
     let room = match jobs.0.store.disk() {
-        Ok(disk) => disk.ok,
+        Ok(disk) => disk.ok && !jobs.full().waits(),
         Err(error) => {
             tracing::error!(%error, "cannot look at the disk");
             false
@@ -230,6 +230,7 @@ async fn complete(jobs: &Jobs, record: &JobRecord, live: &Arc<Live>, clip: Clip)
     match jobs.0.store.complete(&record.id, finished).await {
         // It may have been cancelled meanwhile; then that has been told.
         Ok(job) if job.status == crate::store::JobStatus::Completed => {
+            *jobs.full() = super::Full::default();
             live.end("completed");
             jobs.0.unfinished.close(&record.id);
         }
@@ -260,6 +261,9 @@ async fn requeue(
         code = error.code(),
         "back into the queue"
     );
+    if matches!(error, EngineError::DiskFull { .. }) {
+        jobs.full().again();
+    }
     until_written(|| jobs.0.store.requeue(&record.id, counts)).await;
     live.requeued(&error.to_string());
     jobs.0.wake.notify_one();
