@@ -5,11 +5,13 @@
 //! x [.., d]; weight, bias [d]; scale, shift [R, d] with R = 1 (one timestep for all tokens) or R =
 //! 2 (the first `first` tokens have their own: the given first frame of TI2V-5B).
 //!
-//! The CPU path goes over each row three times while it is in cache: mean, variance, result.
+//! The CPU path goes over each row three times while it is in cache: mean, variance, result. So does the
+//! CUDA kernel (`cuda/layer_norm.cu`), one block per row.
 #![allow(unsafe_op_in_unsafe_fn)] // kernels run under `#[target_feature]` as a whole
 
 use crate::check;
 use crate::data::Floats;
+use crate::device::{Call, Grid, Target, target};
 use crate::rows::map_rows;
 use crate::simd::{Vector, dispatch, load_n, store_n, sum, sum_squares};
 use candle_core::{D, DType, Result, Tensor, bail};
@@ -24,8 +26,8 @@ pub fn layer_norm(x: &Tensor, weight: Option<(&Tensor, &Tensor)>, eps: f64) -> R
         check::dims("layer_norm", "weight", w, &[d])?;
         check::dims("layer_norm", "bias", b, &[d])?;
     }
-    if !x.device().is_cpu() {
-        return layer_norm_reference(x, weight, eps);
+    if let Some(target) = target(x) {
+        return on_device(&target, x, weight, false, 0, eps);
     }
     let (factor, shift) = match weight {
         Some((w, b)) => (Floats::new(w)?, Floats::new(b)?),
@@ -58,8 +60,8 @@ pub fn layer_norm_modulate(
     check::token_rows(OP, "scale", scale, len, d, first)?;
     check::token_rows(OP, "shift", shift, len, d, first)?;
     check::dims(OP, "shift", shift, scale.dims())?;
-    if !x.device().is_cpu() {
-        return layer_norm_modulate_reference(x, scale, shift, first, eps);
+    if let Some(target) = target(x) {
+        return on_device(&target, x, Some((scale, shift)), true, first, eps);
     }
     let (scale, shift) = (Floats::new(scale)?, Floats::new(shift)?);
     let factor: Vec<f32> = scale.as_slice().iter().map(|s| 1.0 + s).collect();
@@ -73,6 +75,40 @@ pub fn layer_norm_modulate(
         },
         eps,
     )
+}
+
+/// Threads per block of the kernel: a row of 3072 or 5120 elements gives each some 16-byte accesses.
+const THREADS: u32 = 256;
+
+/// The kernel `cuda/layer_norm.cu`; `affine`: factor (1 + factor if `plus_one`) and shift, [R, d] or [d].
+fn on_device(
+    target: &Target,
+    x: &Tensor,
+    affine: Option<(&Tensor, &Tensor)>,
+    plus_one: bool,
+    first: usize,
+    eps: f64,
+) -> Result<Tensor> {
+    let d = x.dim(D::Minus1)?;
+    let x = x.contiguous()?;
+    let f32s = |p: &Tensor| p.to_dtype(DType::F32)?.contiguous();
+    let affine = affine
+        .map(|(factor, shift)| Ok::<_, candle_core::Error>((f32s(factor)?, f32s(shift)?)))
+        .transpose()?;
+    let (factor, shift) = match &affine {
+        Some((factor, shift)) => (Some(factor), Some(shift)),
+        None => (None, None),
+    };
+    let mut call = Call::new(target, "layer_norm", x.dtype())?;
+    call.input(&x)?.optional(factor)?.optional(shift)?;
+    let out = call.output(x.dims(), x.dtype())?;
+    call.i32(d)?
+        .i32(factor.map_or(1, |factor| factor.elem_count() / d))?
+        .i64(first)
+        .f32(eps)
+        .flag(plus_one);
+    call.launch(Grid::rows(x.elem_count() / d), THREADS, 0)?;
+    Ok(out)
 }
 
 /// Factor and shift [R, d] of the normalised rows; of two rows the second serves from row `first`

@@ -16,6 +16,13 @@ mod channel_norm;
 mod check;
 mod conv3d;
 mod data;
+// Compiled in every build, so that it is checked in every build; only these two can run it.
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+#[cfg_attr(
+    not(any(feature = "cuda", feature = "shim")),
+    allow(unreachable_code, unused_mut, unused_variables)
+)]
+mod device;
 mod doubled;
 mod flash;
 mod gather;
@@ -34,6 +41,8 @@ pub use activation::{Activation, gelu_tanh, silu};
 pub use attention::attention;
 pub use channel_norm::channel_norm;
 pub use conv3d::{Conv3d, Conv3dConfig};
+#[cfg(feature = "shim")]
+pub use device::with_shim;
 pub use isa::Isa;
 pub use layer_norm::{layer_norm, layer_norm_modulate};
 pub use linear::Linear;

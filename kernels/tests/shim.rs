@@ -1,0 +1,12 @@
+//! The kernels of `cuda/` on the host shim against their CPU twins, on random data and odd shapes.
+//!
+//! Every case runs with the threads of a block in order, reversed and shuffled; the results must be the
+//! same bits.
+#![cfg(feature = "shim")]
+#![allow(clippy::unwrap_used)]
+
+#[path = "shim/support.rs"]
+mod support;
+
+#[path = "shim/layer_norm.rs"]
+mod layer_norm;
