@@ -38,6 +38,14 @@ pub fn silu(x: &Tensor) -> Result<Tensor> {
     apply(x, Activation::Silu)
 }
 
+/// Any activation of `x`.
+pub(crate) fn activated(x: &Tensor, act: Activation) -> Result<Tensor> {
+    match act {
+        Activation::None => Ok(x.clone()),
+        Activation::GeluTanh | Activation::Silu => apply(x, act),
+    }
+}
+
 fn apply(x: &Tensor, act: Activation) -> Result<Tensor> {
     if !x.device().is_cpu() {
         return activate_reference(x, act);

@@ -10,9 +10,13 @@
 //! order when the layer is built, in its own dtype, and the tensor is let go; windows are gathered
 //! block by block into scratch memory (`gather.rs`), where history, padding and doubling are
 //! resolved. A 3x3 window over a doubled input is taken apart into four 2x2 windows (`doubled.rs`).
+//!
+//! On a card the same product runs in `cuda/conv3d.cu` (`conv3d_device.rs`).
 
 use crate::check;
+use crate::conv3d_device::DeviceConv;
 use crate::data::{Floats, View, per_dtype, tensor};
+use crate::device;
 use crate::doubled::Doubled;
 use crate::gather::Windows;
 use crate::gemm::{Finish, Packed, gemm};
@@ -61,6 +65,8 @@ enum Weight {
         weight: Arc<Matrix>,
         bias: Option<Arc<[f32]>>,
     },
+    /// On a card, or built inside the host shim.
+    Device(DeviceConv),
     /// On other devices.
     Plain {
         weight: Tensor,
@@ -113,7 +119,9 @@ impl Conv3d {
             cin,
             kernel: [kt, kh, kw],
         };
-        let weight = if weight.device().is_cpu() {
+        let weight = if device::target(&weight).is_some() {
+            Weight::Device(DeviceConv::new(&weight, bias.as_ref(), geometry, cfg)?)
+        } else if weight.device().is_cpu() {
             let bias =
                 bias.map(|b| Ok::<_, candle_core::Error>(Floats::new(&b)?.as_slice().into()));
             let matrix = if Doubled::applies(geometry, cfg) {
@@ -151,6 +159,16 @@ impl Conv3d {
             check::dims("conv3d", "residual", residual, &out)?;
         }
         match &self.weight {
+            Weight::Device(layer) => {
+                let Some(target) = device::target(x) else {
+                    bail!(
+                        "conv3d: the weight is laid out for a card or the shim, x is on {:?}",
+                        x.device().location()
+                    );
+                };
+                let how = (self.geometry, self.cfg);
+                layer.forward(&target, x, history, residual, out, how)
+            }
             Weight::Plain { weight, bias } => {
                 conv3d_reference(x, history, residual, weight, bias.as_ref(), self.cfg)
             }

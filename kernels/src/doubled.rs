@@ -117,7 +117,7 @@ impl Doubled {
 }
 
 /// Three taps along `axis` made two, for one phase.
-fn merge(weight: &Tensor, axis: usize, phase: usize) -> Result<Tensor> {
+pub(crate) fn merge(weight: &Tensor, axis: usize, phase: usize) -> Result<Tensor> {
     let tap = |i| weight.narrow(axis, i, 1);
     if phase == 0 {
         Tensor::cat(&[tap(0)?, (tap(1)? + tap(2)?)?], axis)

@@ -14,14 +14,14 @@ use crate::simd::{Element, Vector, dispatch, load_n, math, max_lane, store_n, su
 use rayon::prelude::*;
 
 /// Queries of a task: their scores, 96 x KC, and results stay in the second-level cache.
-const QUERIES: usize = 96;
+pub(crate) const QUERIES: usize = 96;
 /// Keys whose weighted values are added one by one; sums of so many keys are then added to the result.
 /// Equal keys (the padding of a prompt) make rounding errors of equal sign, which grow with this depth:
 /// at 512 the output of a transformer is 7e-6 off the exact one, at 256 3e-6, and only 1e-6 off torch's,
 /// whose sums seem to be of that depth.
 const SUM_DEPTH: usize = 256;
 /// Packed keys and values held at once; more heads than fit are done in turns.
-const PACKED_BYTES: usize = 256 << 20;
+pub(crate) const PACKED_BYTES: usize = 256 << 20;
 
 /// Sizes of one call.
 #[derive(Clone, Copy)]

@@ -15,6 +15,8 @@ mod attention;
 mod channel_norm;
 mod check;
 mod conv3d;
+#[cfg_attr(not(any(feature = "cuda", feature = "shim")), allow(dead_code))]
+mod conv3d_device;
 mod data;
 // Compiled in every build, so that it is checked in every build; only these two can run it.
 #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
@@ -24,12 +26,16 @@ mod data;
 )]
 mod device;
 mod doubled;
+pub mod e4m3;
 mod flash;
+mod fp8;
 mod gather;
 mod gemm;
 mod isa;
 mod layer_norm;
 mod linear;
+mod linear_group;
+pub mod memory;
 mod pages;
 mod residual;
 mod rms_norm;
@@ -43,9 +49,11 @@ pub use channel_norm::channel_norm;
 pub use conv3d::{Conv3d, Conv3dConfig};
 #[cfg(feature = "shim")]
 pub use device::with_shim;
+pub use fp8::{Fp8Scale, Fp8Weight};
 pub use isa::Isa;
 pub use layer_norm::{layer_norm, layer_norm_modulate};
 pub use linear::Linear;
+pub use linear_group::LinearGroup;
 pub use residual::gate_residual;
 pub use rms_norm::rms_norm;
 pub use rope::rope;
@@ -57,6 +65,7 @@ pub mod reference {
     pub use crate::attention::attention_reference as attention;
     pub use crate::channel_norm::channel_norm_reference as channel_norm;
     pub use crate::conv3d::conv3d_reference as conv3d;
+    pub use crate::fp8::fp8_linear_reference as fp8_linear;
     pub use crate::layer_norm::{
         layer_norm_modulate_reference as layer_norm_modulate, layer_norm_reference as layer_norm,
     };

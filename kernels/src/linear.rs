@@ -8,6 +8,7 @@
 
 use crate::activation::activate_reference;
 use crate::data::{Floats, View, per_dtype, tensor};
+use crate::fp8::{Fp8Linear, Fp8Weight};
 use crate::gemm::{Dense, Finish, Packed, gemm};
 use crate::{Activation, check};
 use candle_core::{DType, Result, Tensor, bail};
@@ -34,6 +35,8 @@ enum Weight {
         weight: Tensor,
         bias: Option<Tensor>,
     },
+    /// In e4m3, on any device.
+    Fp8(Fp8Linear),
 }
 
 impl Linear {
@@ -71,6 +74,20 @@ impl Linear {
         })
     }
 
+    /// A layer whose `weight` is in e4m3, and `bias` [out]. Errors if the shapes disagree.
+    pub fn fp8(weight: Fp8Weight, bias: Option<Tensor>) -> Result<Self> {
+        let (out_features, in_features) = (weight.out_features(), weight.in_features());
+        if let Some(bias) = &bias {
+            check::float("fp8 linear", "bias", bias)?;
+            check::dims("fp8 linear", "bias", bias, &[out_features])?;
+        }
+        Ok(Self {
+            weight: Weight::Fp8(Fp8Linear::new(weight, bias)?),
+            in_features,
+            out_features,
+        })
+    }
+
     /// `x W^T + b` for `x` [.., in]; result [.., out] in the dtype of `x`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.forward_act(x, Activation::None)
@@ -89,6 +106,7 @@ impl Linear {
             );
         }
         match &self.weight {
+            Weight::Fp8(layer) => layer.forward(x, act),
             Weight::Plain { weight, bias } => linear_reference(x, weight, bias.as_ref(), act),
             Weight::Packed { weight, bias } => {
                 let mut shape = x.dims().to_vec();
@@ -109,6 +127,42 @@ impl Linear {
         }
     }
 
+    /// One layer that gives the results of all `layers` (of one width of input) side by side; `None`
+    /// where their weights cannot stand in one tensor, which on the CPU they never can.
+    pub(crate) fn join(layers: &[Self]) -> Result<Option<Self>> {
+        if layers.len() < 2 {
+            return Ok(None);
+        }
+        let (mut plain, mut fp8, mut biases) = (Vec::new(), Vec::new(), Vec::new());
+        for layer in layers {
+            let bias = match &layer.weight {
+                Weight::Packed { .. } => return Ok(None),
+                Weight::Plain { weight, bias } => {
+                    plain.push(weight);
+                    bias
+                }
+                Weight::Fp8(layer) => match layer.on_device() {
+                    Some((weight, bias)) => {
+                        fp8.push(weight.clone());
+                        bias
+                    }
+                    None => return Ok(None),
+                },
+            };
+            biases.extend(bias);
+        }
+        let Some(bias) = join_all(&biases, layers.len())? else {
+            return Ok(None);
+        };
+        if fp8.len() == layers.len() {
+            return Self::fp8(Fp8Weight::cat(&fp8)?, bias).map(Some);
+        }
+        match join_all(&plain, layers.len())? {
+            Some(Some(weight)) => Self::new(weight, bias).map(Some),
+            _ => Ok(None),
+        }
+    }
+
     /// Width of the input.
     pub fn in_features(&self) -> usize {
         self.in_features
@@ -118,6 +172,19 @@ impl Linear {
     pub fn out_features(&self) -> usize {
         self.out_features
     }
+}
+
+/// `tensors` one below the other if there are `all` of them and they have one type; `None` inside where
+/// there are none, outside where they cannot be joined.
+fn join_all(tensors: &[&Tensor], all: usize) -> Result<Option<Option<Tensor>>> {
+    let Some(first) = tensors.first() else {
+        return Ok(Some(None));
+    };
+    let alike = |x: &&Tensor| x.dtype() == first.dtype() && x.device().same_device(first.device());
+    if tensors.len() != all || !tensors.iter().all(alike) {
+        return Ok(None);
+    }
+    Ok(Some(Some(Tensor::cat(tensors, 0)?)))
 }
 
 /// Reference of [`Linear::forward_act`]: `weight` `[out, in]`, `bias` `[out]`.

@@ -8,5 +8,7 @@
 #[path = "shim/support.rs"]
 mod support;
 
+#[path = "shim/conv3d.rs"]
+mod conv3d;
 #[path = "shim/layer_norm.rs"]
 mod layer_norm;

@@ -5,6 +5,7 @@
 
 pub mod error;
 pub mod noise;
+pub mod random;
 pub mod scheduler;
 pub mod text;
 pub mod tiny;

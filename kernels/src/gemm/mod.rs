@@ -95,9 +95,7 @@ fn run<S: Source, B: Element>(
     if m * n == 0 {
         return out;
     }
-    let row_blocks = m.div_ceil(MC);
-    // Whole tiles of 12 rows in all blocks but the last.
-    let block_rows = m.div_ceil(row_blocks).next_multiple_of(12);
+    let block_rows = block_rows(m);
     let row_blocks = m.div_ceil(block_rows);
     let range = panels_per_range(
         packed.panel_stride() * size_of::<B>(),
@@ -146,6 +144,11 @@ fn run<S: Source, B: Element>(
     // SAFETY: the tasks cover all rows and columns, so every element has been written.
     unsafe { out.set_len(m * n) };
     out
+}
+
+/// Rows of a block of A with `m` rows: whole tiles of 12 rows in all blocks but the last.
+pub(crate) fn block_rows(m: usize) -> usize {
+    m.div_ceil(m.div_ceil(MC).max(1)).next_multiple_of(12)
 }
 
 /// Panels of one task: few enough for all threads to be busy and for the range to stay in cache,

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::random::Networks;
 use crate::text::{Umt5Config, tiny_vocab_size};
 use crate::wan::{TransformerConfig, VaeConfig};
 use crate::weights::{Component, ModelKind, Sizes, latent_statistics};
@@ -59,6 +60,14 @@ impl Configs {
             transformer,
             vae,
             text,
+        }
+    }
+
+    pub(super) fn into_networks(self) -> Networks {
+        Networks {
+            transformer: self.transformer,
+            vae: self.vae,
+            text: self.text,
         }
     }
 

@@ -64,7 +64,7 @@ fn join_pixels(values: &mut [f64], shape: &[usize]) {
 }
 
 /// Mean and standard deviation by the role of a tensor.
-fn scale(component: Component, name: &str, shape: &[usize]) -> (f64, f64) {
+pub(crate) fn scale(component: Component, name: &str, shape: &[usize]) -> (f64, f64) {
     let ends = |suffix: &str| name.ends_with(suffix);
     let is_norm = [
         "norm",
@@ -132,11 +132,11 @@ fn scale(component: Component, name: &str, shape: &[usize]) -> (f64, f64) {
 }
 
 /// splitmix64 with a sum of twelve uniform numbers for the normal one.
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
     /// A stream for a name: FNV-1a of the name, mixed with the seed.
-    fn new(seed: u64, name: &str) -> Self {
+    pub(crate) fn new(seed: u64, name: &str) -> Self {
         let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });
@@ -145,7 +145,7 @@ impl Random {
         random
     }
 
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -5,7 +5,7 @@
 //! stay in range and every part of the model shows in the result.
 
 mod configs;
-mod init;
+pub(crate) mod init;
 
 use std::fs;
 use std::io;
@@ -14,8 +14,14 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::error::{Error, Result};
+use crate::random::Networks;
 use crate::text::tiny_tokenizer_files;
 use crate::weights::{Component, ModelKind, tensor_shapes};
+
+/// Sizes of the tiny networks.
+pub(crate) fn networks(kind: ModelKind) -> Networks {
+    configs::Configs::new(kind).into_networks()
+}
 
 /// Writes a tiny checkpoint of `kind` into the new folder `out`.
 ///

@@ -152,8 +152,23 @@ pub struct Checkpoint {
     boundary_ratio: Option<f64>,
     tokenizer: PathBuf,
     sources: BTreeMap<Component, Arc<FileSource>>,
+    /// Sources that are no files; they go before the files.
+    made: BTreeMap<Component, Arc<dyn TensorSource>>,
     log: Arc<LoadLog>,
     warnings: Vec<String>,
+}
+
+/// A checkpoint that is in no folder.
+pub(crate) struct MadeCheckpoint {
+    pub(crate) kind: ModelKind,
+    /// Sizes of each expert.
+    pub(crate) transformer: TransformerConfig,
+    pub(crate) vae: VaeConfig,
+    pub(crate) text: Umt5Config,
+    pub(crate) boundary_ratio: Option<f64>,
+    /// Folder with `tokenizer.json`.
+    pub(crate) tokenizer: PathBuf,
+    pub(crate) sources: BTreeMap<Component, Arc<dyn TensorSource>>,
 }
 
 impl Checkpoint {
@@ -164,6 +179,27 @@ impl Checkpoint {
     /// [`Error::Artifact`] naming the first file that cannot be used; [`super::inspect`] lists all.
     pub fn open(root: impl AsRef<Path>) -> Result<Self> {
         Scan::run(root.as_ref())?.finish()
+    }
+
+    /// A checkpoint whose tensors are made rather than read.
+    pub(crate) fn made(parts: MadeCheckpoint) -> Self {
+        let two = parts.kind.has_two_experts();
+        Self {
+            root: PathBuf::from("made in memory"),
+            layout: Layout::Diffusers,
+            kind: parts.kind,
+            transformer_2: two.then(|| parts.transformer.clone()),
+            transformer: parts.transformer,
+            vae: parts.vae,
+            text: parts.text,
+            scheduler: None,
+            boundary_ratio: parts.boundary_ratio,
+            tokenizer: parts.tokenizer,
+            sources: BTreeMap::new(),
+            made: parts.sources,
+            log: Arc::default(),
+            warnings: Vec::new(),
+        }
     }
 
     /// The folder, as given to [`Checkpoint::open`].
@@ -230,6 +266,9 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Artifact`] when the checkpoint has no such component.
     pub fn source(&self, component: Component) -> Result<Arc<dyn TensorSource>> {
+        if let Some(source) = self.made.get(&component) {
+            return Ok(Arc::clone(source));
+        }
         self.sources
             .get(&component)
             .map(|source| Arc::clone(source) as Arc<dyn TensorSource>)
@@ -350,6 +389,7 @@ impl Scan {
             boundary_ratio: self.boundary_ratio,
             tokenizer: self.tokenizer.ok_or_else(incomplete)?,
             sources: self.sources,
+            made: BTreeMap::new(),
             log: self.log,
             warnings: self.warnings,
             root: self.folder.root().to_owned(),

@@ -22,8 +22,8 @@ mod tests;
 mod validate;
 mod var_builder;
 
-pub(crate) use checkpoint::Sizes;
 pub use checkpoint::{Checkpoint, Component, Layout, ModelKind};
+pub(crate) use checkpoint::{MadeCheckpoint, Sizes};
 pub use config::SchedulerConfig;
 pub use infer::latent_statistics;
 pub use inspect::{ComponentReport, Inspection, MemoryPlan, Problem, inspect};

@@ -7,8 +7,9 @@ use candle_core::{DType, Device};
 
 use crate::error::{Error, Result};
 use crate::text::Umt5Encoder;
+use crate::wan::WanTransformer3d;
+use crate::wan::transformer::{BlockStorage, TextContext};
 use crate::wan::vae::{AutoencoderKlWan, VaeParts};
-use crate::wan::{WanTransformer3d, transformer::TextContext};
 use crate::weights::{Checkpoint, Component, VarBuilder};
 
 /// What stays in memory between uses.
@@ -19,29 +20,56 @@ pub enum Offload {
     None,
     /// The VAE only; the text encoder and one expert at a time are loaded when needed and dropped after.
     Experts,
+    /// As [`Offload::Experts`], and of the expert at most two transformer blocks at a time: the next one is
+    /// brought in while one is computed.
+    Blocks,
+}
+
+impl Offload {
+    /// All modes, the fastest first.
+    pub const ALL: [Self; 3] = [Self::None, Self::Experts, Self::Blocks];
+
+    /// Name on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Experts => "experts",
+            Self::Blocks => "blocks",
+        }
+    }
+
+    /// Whether networks stay in memory between clips.
+    pub fn keeps(self) -> bool {
+        self == Self::None
+    }
+
+    fn block_storage(self) -> BlockStorage {
+        match self {
+            Self::None | Self::Experts => BlockStorage::Resident,
+            Self::Blocks => BlockStorage::Streamed,
+        }
+    }
 }
 
 impl std::str::FromStr for Offload {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        match name {
-            "none" => Ok(Self::None),
-            "experts" => Ok(Self::Experts),
-            _ => Err(Error::caller(
-                "offload",
-                format!("`{name}` is not one of none, experts"),
-            )),
-        }
+        Self::ALL
+            .into_iter()
+            .find(|mode| mode.as_str() == name)
+            .ok_or_else(|| {
+                Error::caller(
+                    "offload",
+                    format!("`{name}` is not one of none, experts, blocks"),
+                )
+            })
     }
 }
 
 impl std::fmt::Display for Offload {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::None => "none",
-            Self::Experts => "experts",
-        })
+        f.write_str(self.as_str())
     }
 }
 
@@ -138,9 +166,9 @@ impl Components {
             .ok_or_else(|| Error::local("text encoder is gone"))
     }
 
-    /// Drops the text encoder when experts are offloaded.
+    /// Drops the text encoder unless it stays.
     pub(super) fn text_done(&mut self) {
-        if self.offload == Offload::Experts {
+        if !self.offload.keeps() {
             self.text = None;
             release_freed_memory();
         }
@@ -155,7 +183,7 @@ impl Components {
             // Without offloading the VAE serves many requests: take all of it at once. A part that is
             // there already is dropped first, so that two copies are never held.
             let parts = match (self.offload, self.vae.take()) {
-                (Offload::Experts, None) => parts,
+                (Offload::Experts | Offload::Blocks, None) => parts,
                 _ => VaeParts::Both,
             };
             let vb = self.builder(Component::Vae)?;
@@ -174,13 +202,17 @@ impl Components {
         let index = expert as usize;
         if self.experts[index].is_none() {
             let start = Instant::now();
-            if self.offload == Offload::Experts {
+            if !self.offload.keeps() {
                 self.experts = [None, None];
                 release_freed_memory();
             }
             let vb = self.builder(expert.component())?;
             let cfg = self.checkpoint.transformer_config(expert.component());
-            self.experts[index] = Some(WanTransformer3d::new(cfg, &vb)?);
+            self.experts[index] = Some(WanTransformer3d::with_blocks(
+                cfg,
+                &vb,
+                self.offload.block_storage(),
+            )?);
             self.load_s += start.elapsed().as_secs_f64();
         }
         self.experts[index]
@@ -188,9 +220,9 @@ impl Components {
             .ok_or_else(|| Error::local("expert is gone"))
     }
 
-    /// Drops the experts when they are offloaded: decoding needs the memory more.
+    /// Drops the experts unless they stay: decoding needs the memory more.
     pub(super) fn experts_done(&mut self) {
-        if self.offload == Offload::Experts {
+        if !self.offload.keeps() {
             self.experts = [None, None];
             release_freed_memory();
         }

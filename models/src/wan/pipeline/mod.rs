@@ -68,13 +68,13 @@ impl WanPipeline {
     }
 
     /// Reads everything that stays in memory, so that the first request does not pay for it. With
-    /// [`Offload::Experts`] only the VAE does.
+    /// [`Offload::Experts`] and [`Offload::Blocks`] only the VAE does.
     ///
     /// # Errors
     /// [`Error::Artifact`] for unusable weights.
     pub fn load(&mut self, observer: &mut dyn Observer) -> Result<()> {
         let two = self.checkpoint().has_second_expert();
-        let resident = self.components.offload() == Offload::None;
+        let resident = self.components.offload().keeps();
         let total = if resident { 3 + usize::from(two) } else { 1 };
         observer.progress(Stage::Load, 0, total);
         self.components.vae(VaeParts::Both)?;
@@ -355,6 +355,9 @@ impl WanPipeline {
             _ => f64::NEG_INFINITY,
         };
 
+        // Streamed blocks serve both prompts while they are here; resident ones serve them in turn, which
+        // takes less memory.
+        let together = self.components.offload() == Offload::Blocks;
         observer.progress(Stage::Denoise, 0, steps);
         let mut latents = noise;
         let mut prepared: Option<(Expert, Contexts)> = None;
@@ -379,21 +382,37 @@ impl WanPipeline {
                 t,
                 first_frame: condition.first_frame_timestep(),
             };
-            let cond = model.forward(&input, timestep, &contexts.cond, cancelled)?;
+            let (cond, uncond) = match &contexts.uncond {
+                None => (
+                    model.forward(&input, timestep, &contexts.cond, cancelled)?,
+                    None,
+                ),
+                Some(uncond) if together => {
+                    let both = [&contexts.cond, uncond];
+                    let velocities = model.forward_each(&input, timestep, &both, cancelled)?;
+                    let mut velocities = velocities.into_iter();
+                    match (velocities.next(), velocities.next()) {
+                        (Some(cond), uncond) => (cond, uncond),
+                        (None, _) => return Err(Error::local("no velocity was predicted")),
+                    }
+                }
+                Some(uncond) => {
+                    let cond = model.forward(&input, timestep, &contexts.cond, cancelled)?;
+                    let uncond = model.forward(&input, timestep, uncond, cancelled)?;
+                    (cond, Some(uncond))
+                }
+            };
             if observer.wants_tensors() {
                 observer.tensor(&format!("velocity_cond.{step:02}"), &cond.unsqueeze(0)?)?;
-            }
-            let velocity = match &contexts.uncond {
-                None => cond,
-                Some(context) => {
-                    let uncond = model.forward(&input, timestep, context, cancelled)?;
-                    if observer.wants_tensors() {
-                        observer
-                            .tensor(&format!("velocity_uncond.{step:02}"), &uncond.unsqueeze(0)?)?;
-                    }
-                    // v = v_u + g (v_c - v_u), each operation in the model's type.
-                    (&uncond + ((cond - &uncond)? * guidance)?)?
+                if let Some(uncond) = &uncond {
+                    let name = format!("velocity_uncond.{step:02}");
+                    observer.tensor(&name, &uncond.unsqueeze(0)?)?;
                 }
+            }
+            let velocity = match uncond {
+                None => cond,
+                // v = v_u + g (v_c - v_u), each operation in the model's type.
+                Some(uncond) => (&uncond + ((cond - &uncond)? * guidance)?)?,
             };
             latents = sampler.step(step, &velocity.to_dtype(DType::F32)?, &latents)?;
             if observer.wants_tensors() {
@@ -406,14 +425,13 @@ impl WanPipeline {
 
     fn contexts(&mut self, expert: Expert, embeds: &PromptEmbeds) -> Result<Contexts> {
         let model = self.components.expert(expert)?;
-        Ok(Contexts {
-            cond: model.encode_context(&embeds.cond)?,
-            uncond: embeds
-                .uncond
-                .as_ref()
-                .map(|rows| model.encode_context(rows))
-                .transpose()?,
-        })
+        let mut texts = vec![&embeds.cond];
+        texts.extend(&embeds.uncond);
+        let mut contexts = model.encode_contexts(&texts)?.into_iter();
+        match (contexts.next(), contexts.next()) {
+            (Some(cond), uncond) => Ok(Contexts { cond, uncond }),
+            (None, _) => Err(Error::local("no text context was made")),
+        }
     }
 
     /// A broken checkpoint shows as NaN here: say so instead of returning black frames.

@@ -6,14 +6,18 @@
 //! rows are computed and spread over the tokens, never one row per token.
 
 mod block;
+mod blocks;
 mod embedding;
 mod load;
 mod rotary;
+mod streaming;
 
 use candle_core::{DType, Device, Tensor};
 use leoma_kernels::{Linear, layer_norm_modulate};
 
+use self::blocks::Blocks;
 pub use block::{CrossKeyValue, WanTransformerBlock};
+pub use blocks::BlockStorage;
 pub use embedding::{CONTEXT_LEN, ConditionEmbedder, TimeRows};
 pub use rotary::RotaryTables;
 
@@ -42,7 +46,7 @@ pub struct WanTransformer3d {
     cfg: TransformerConfig,
     patch_embedding: Linear,
     condition: ConditionEmbedder,
-    blocks: Vec<WanTransformerBlock>,
+    blocks: Blocks,
     scale_shift_table: Tensor,
     proj_out: Linear,
     dtype: DType,
@@ -52,6 +56,15 @@ pub struct WanTransformer3d {
 impl WanTransformer3d {
     /// Loads the expert behind `vb`.
     pub fn new(cfg: &TransformerConfig, vb: &VarBuilder) -> Result<Self> {
+        Self::with_blocks(cfg, vb, BlockStorage::Resident)
+    }
+
+    /// Loads the expert behind `vb`; its blocks are kept as `storage` says.
+    pub fn with_blocks(
+        cfg: &TransformerConfig,
+        vb: &VarBuilder,
+        storage: BlockStorage,
+    ) -> Result<Self> {
         let d = cfg.dim();
         let [pt, ph, pw] = cfg.patch_size;
         let patch = cfg.in_channels * pt * ph * pw;
@@ -60,9 +73,7 @@ impl WanTransformer3d {
             .get([d, cfg.in_channels, pt, ph, pw], "patch_embedding.weight")?
             .reshape((d, patch))?;
         let bias = vb.get([d], "patch_embedding.bias")?;
-        let blocks = (0..cfg.num_layers)
-            .map(|index| WanTransformerBlock::new(cfg, &vb.pp("blocks").pp(index)))
-            .collect::<Result<_>>()?;
+        let blocks = Blocks::new(cfg, vb.pp("blocks"), storage)?;
         Ok(Self {
             patch_embedding: Linear::new(weight, Some(bias))?,
             condition: ConditionEmbedder::new(cfg, &vb.pp("condition_embedder"))?,
@@ -83,21 +94,35 @@ impl WanTransformer3d {
     /// Prepares a prompt: text rows `[n, text_dim]` (real tokens only) → keys and values of every block,
     /// as if the rows had been padded with zeros to [`CONTEXT_LEN`].
     pub fn encode_context(&self, text: &Tensor) -> Result<TextContext> {
-        let (n, text_dim) = text.dims2()?;
-        if n > CONTEXT_LEN {
-            return Err(Error::caller(
-                "prompt",
-                format!("{n} tokens; at most {CONTEXT_LEN}"),
-            ));
+        let mut contexts = self.encode_contexts(&[text])?;
+        contexts
+            .pop()
+            .ok_or_else(|| Error::local("no text context was made"))
+    }
+
+    /// [`Self::encode_context`] of several prompts in one pass over the blocks.
+    pub fn encode_contexts(&self, texts: &[&Tensor]) -> Result<Vec<TextContext>> {
+        let mut rows = Vec::with_capacity(texts.len());
+        for text in texts {
+            let (n, text_dim) = text.dims2()?;
+            if n > CONTEXT_LEN {
+                return Err(Error::caller(
+                    "prompt",
+                    format!("{n} tokens; at most {CONTEXT_LEN}"),
+                ));
+            }
+            let zero = Tensor::zeros((1, text_dim), text.dtype(), text.device())?;
+            let context = self.condition.text(&Tensor::cat(&[text, &zero], 0)?)?; // [n + 1, d]
+            rows.push((context, CONTEXT_LEN - n));
         }
-        let zero = Tensor::zeros((1, text_dim), text.dtype(), text.device())?;
-        let context = self.condition.text(&Tensor::cat(&[text, &zero], 0)?)?; // [n + 1, d]
-        let blocks = self
-            .blocks
-            .iter()
-            .map(|block| block.cross_key_value(&context, CONTEXT_LEN - n))
-            .collect::<Result<_>>()?;
-        Ok(TextContext { blocks })
+        let mut contexts = vec![TextContext { blocks: Vec::new() }; texts.len()];
+        self.blocks.visit(&mut |_, block| {
+            for ((context, padding), made) in rows.iter().zip(&mut contexts) {
+                made.blocks.push(block.cross_key_value(context, *padding)?);
+            }
+            Ok(())
+        })?;
+        Ok(contexts)
     }
 
     /// Predicts the velocity.
@@ -114,6 +139,21 @@ impl WanTransformer3d {
         context: &TextContext,
         cancelled: &dyn Fn() -> bool,
     ) -> Result<Tensor> {
+        let mut velocities = self.forward_each(latents, timestep, &[context], cancelled)?;
+        velocities
+            .pop()
+            .ok_or_else(|| Error::local("no velocity was predicted"))
+    }
+
+    /// [`Self::forward`] for several prompts in one pass over the blocks: each block is brought in once
+    /// for all of them. The results are those of separate calls, bit for bit.
+    pub fn forward_each(
+        &self,
+        latents: &Tensor,
+        timestep: ClipTimestep,
+        contexts: &[&TextContext],
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<Vec<Tensor>> {
         let (tokens, grid) = self.patchify(&latents.to_dtype(self.dtype)?)?;
         let rotary = RotaryTables::new(self.cfg.attention_head_dim, grid, &self.device)?;
         let (rows, first) = match timestep.first_frame {
@@ -122,21 +162,31 @@ impl WanTransformer3d {
         };
         let time = self.condition.time(&rows, &self.device)?;
 
-        let mut x = self.patch_embedding.forward(&tokens)?; // [L, d]
-        for (index, (block, cross)) in self.blocks.iter().zip(&context.blocks).enumerate() {
-            if cancelled() {
-                return Err(Error::Cancelled);
+        // One residual stream [L, d] per prompt; the first block makes them different.
+        let mut streams = vec![self.patch_embedding.forward(&tokens)?; contexts.len()];
+        drop(tokens);
+        self.blocks.visit(&mut |index, block| {
+            for (x, context) in streams.iter_mut().zip(contexts) {
+                if cancelled() {
+                    return Err(Error::Cancelled);
+                }
+                let cross = context
+                    .blocks
+                    .get(index)
+                    .ok_or_else(|| Error::local("the text context is of another model"))?;
+                *x = block
+                    .forward(x, &time.modulation, first, &rotary, cross)
+                    .map_err(|error| match error {
+                        Error::Tensor { context, source } => Error::Tensor {
+                            context: format!("transformer block {index}: {context}"),
+                            source,
+                        },
+                        other => other,
+                    })?;
             }
-            x = block
-                .forward(&x, &time.modulation, first, &rotary, cross)
-                .map_err(|error| match error {
-                    Error::Tensor { context, source } => Error::Tensor {
-                        context: format!("transformer block {index}: {context}"),
-                        source,
-                    },
-                    other => other,
-                })?;
-        }
+            Ok(())
+        })?;
+        drop(rotary);
 
         // [1, 2, d] + [R, 1, d] → shift and scale, [R, d] each.
         let head = self
@@ -144,8 +194,13 @@ impl WanTransformer3d {
             .broadcast_add(&time.temb.unsqueeze(1)?)?;
         let shift = head.narrow(1, 0, 1)?.squeeze(1)?.contiguous()?;
         let scale = head.narrow(1, 1, 1)?.squeeze(1)?.contiguous()?;
-        let x = layer_norm_modulate(&x, &scale, &shift, first, self.cfg.eps)?;
-        self.unpatchify(&self.proj_out.forward(&x)?, grid)
+        streams
+            .into_iter()
+            .map(|x| {
+                let x = layer_norm_modulate(&x, &scale, &shift, first, self.cfg.eps)?;
+                self.unpatchify(&self.proj_out.forward(&x)?, grid)
+            })
+            .collect()
     }
 
     /// `[C, T, h, w] → [L, C * pt * ph * pw]` and the patch grid.

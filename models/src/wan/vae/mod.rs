@@ -10,6 +10,7 @@
 //! [`AutoencoderKlWan::temporal_factor`].
 
 mod blocks;
+mod cost;
 mod decoder;
 mod encoder;
 mod geometry;
@@ -20,6 +21,7 @@ mod tiling;
 
 use candle_core::{DType, Device, Tensor};
 
+pub use self::cost::{decode_flops, encode_flops};
 use self::decoder::Decoder;
 use self::encoder::Encoder;
 use self::tiling::Grid;
