@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod client;
+pub mod cuda;
 pub mod engine;
 pub mod error;
 pub mod generation;

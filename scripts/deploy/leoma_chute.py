@@ -1,6 +1,6 @@
 """Runs leoma-node as a chute: the SDK process starts the server beside it and carries its answers.
 
-    chutes build leoma_chute:chute      # with the `leoma-node` binary in this folder
+    chutes build leoma_chute:chute      # with `leoma-node` and `leoma-node-cuda` in this folder
     chutes deploy leoma_chute:chute
     CHUTES_EXECUTION_CONTEXT=REMOTE chutes run leoma_chute:chute --dev      # on this machine
 
@@ -54,6 +54,15 @@ def setting(name: str) -> str:
     return SETTINGS[f"LEOMA_CHUTE_{name}"]
 
 
+# The libraries of CUDA 13, and cuDNN, which makes some kernels faster.
+CUDA_LIBRARIES = (
+    "nvidia-cublas==13.*",
+    "nvidia-cuda-nvrtc==13.*",
+    "nvidia-cuda-runtime==13.*",
+    "nvidia-curand==10.4.*",
+    "nvidia-cudnn-cu13==9.*",
+)
+
 PORT = int(setting("PORT"))
 BASE_URL = f"http://127.0.0.1:{PORT}"
 if PORT in (8000, 8001):
@@ -68,7 +77,10 @@ image = (
     # curl: the platform's readiness probe. ffmpeg: the libraries that the binary is linked with.
     .run_command("apt-get update && apt-get -y install curl ffmpeg && rm -rf /var/lib/apt/lists/*")
     .run_command("pip install --no-cache-dir huggingface_hub")
+    # What `leoma-node-cuda` is linked with; `leoma-node` finds it among the packages of the python3 on PATH.
+    .run_command(f"pip install --no-cache-dir {shlex.join(CUDA_LIBRARIES)}")
     .add(source="leoma-node", dest=setting("BINARY"), chmod="755")
+    .add(source="leoma-node-cuda", dest=f"{os.path.dirname(setting('BINARY'))}/leoma-node-cuda", chmod="755")
     # A binary that does not fit the base image fails the build here, not the instance at its start.
     .run_command(f"{setting('BINARY')} --version")
     .set_user("chutes")

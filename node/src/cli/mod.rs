@@ -30,6 +30,11 @@ use layers::{Failure, Missing, process_env, resolve};
 
 pub(crate) use target::{DeviceArg, DtypeArg};
 
+/// What `--version` prints behind the name.
+fn version() -> String {
+    format!("{} ({})", env!("CARGO_PKG_VERSION"), crate::cuda::build())
+}
+
 /// Examples and exit codes under `leoma-node --help`.
 const AFTER_HELP: &str = "\
 Examples:
@@ -59,7 +64,7 @@ Exit codes:
 
 /// GPU-local node for the Leoma subnet: generates and serves Wan 2.2 video.
 #[derive(Debug, Parser)]
-#[command(name = "leoma-node", version, propagate_version = true, after_help = AFTER_HELP)]
+#[command(name = "leoma-node", version = version(), propagate_version = true, after_help = AFTER_HELP)]
 struct Cli {
     /// Settings file (TOML); default: leoma-node/config.toml in $XDG_CONFIG_HOME or ~/.config.
     #[arg(

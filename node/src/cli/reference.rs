@@ -9,11 +9,28 @@ use clap::{Arg, Command};
 use super::layers::{flag, has_settings, is_secret, settings};
 
 /// Variables that are no settings of a subcommand.
-const OTHER_VARIABLES: [(&str, &str); 8] = [
+const OTHER_VARIABLES: [(&str, &str); 12] = [
     ("LEOMA_NODE_CONFIG", "Configuration file, as `--config`."),
     (
         "LEOMA_NODE_LOG",
         "What is logged to stderr: `info` (default), `debug`, `leoma_node=trace`, …",
+    ),
+    (
+        "LEOMA_NODE_CUDA_LIBS",
+        "More places with CUDA libraries, separated by colons: folders of libraries, toolkits or Python \
+         environments ([cuda.md](../cuda.md)).",
+    ),
+    (
+        "LD_LIBRARY_PATH",
+        "The loader's path: CUDA libraries are looked for there first.",
+    ),
+    (
+        "CUDA_HOME, CUDA_PATH",
+        "A toolkit, whose libraries are looked for next.",
+    ),
+    (
+        "CUDA_VISIBLE_DEVICES",
+        "Cards or MIG slices that are seen, as for every CUDA program.",
     ),
     (
         "LEOMA_KERNELS_ISA",

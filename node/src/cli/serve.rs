@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
+use candle_core::Device;
 use clap::Args;
 use leoma_models::Error;
 use leoma_models::wan::pipeline::Offload;
@@ -293,7 +294,11 @@ impl ServeArgs {
             Some(dir) => dir.clone(),
             None => default_data_dir()?,
         };
-        let device = self.device.open()?;
+        // A script of the fake engine computes nothing.
+        let device = match self.fake_engine {
+            Some(_) => Device::Cpu,
+            None => self.device.open()?,
+        };
         let stall = if device.is_cuda() {
             GPU_STALL
         } else {

@@ -5,6 +5,8 @@ use std::str::FromStr;
 use candle_core::{DType, Device};
 use leoma_models::{Error, Result};
 
+use crate::cuda::{Problem, explain};
+
 /// `--dtype`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DtypeArg(pub(crate) DType);
@@ -61,16 +63,22 @@ impl FromStr for DeviceArg {
 }
 
 impl DeviceArg {
-    /// Opens the device. `auto` falls back to the processor and says why.
+    /// Opens the device. The CPU build has no card to open: for one that can be used it becomes the CUDA
+    /// build and does not return. `auto` falls back to the processor and says why.
     ///
     /// # Errors
     /// [`Error::Local`] when a CUDA device was asked for and cannot be had.
+    #[allow(clippy::print_stderr)]
     pub(crate) fn open(self) -> Result<Device> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
-            Self::Cuda(ordinal) => cuda(ordinal),
-            Self::Auto => cuda(0).or_else(|error| {
-                tracing::info!("computing on the CPU: {error}");
+            Self::Cuda(ordinal) => {
+                let device = format!("cuda:{ordinal}");
+                cuda(ordinal).map_err(|problems| Error::local(explain(&device, &problems)))
+            }
+            Self::Auto => cuda(0).or_else(|problems| {
+                let why = problems.first().map(Problem::brief).unwrap_or_default();
+                eprintln!("note: computing on the CPU: {why}");
                 Ok(Device::Cpu)
             }),
         }
@@ -78,22 +86,21 @@ impl DeviceArg {
 }
 
 #[cfg(not(feature = "cuda"))]
-fn cuda(_: usize) -> Result<Device> {
-    Err(Error::local(
-        "this build has no CUDA support; build with `--features cuda`, or use --device cpu",
-    ))
+fn cuda(ordinal: usize) -> std::result::Result<Device, Vec<Problem>> {
+    crate::cuda::launch(ordinal).map(|never| match never {})
 }
 
 #[cfg(feature = "cuda")]
-fn cuda(ordinal: usize) -> Result<Device> {
-    // The driver bindings panic instead of returning an error when a library is missing.
-    let opened = std::panic::catch_unwind(|| Device::new_cuda(ordinal));
-    match opened {
+fn cuda(ordinal: usize) -> std::result::Result<Device, Vec<Problem>> {
+    if let Some(problem) = crate::cuda::check(ordinal) {
+        return Err(vec![problem]);
+    }
+    let unopened = |reason| vec![Problem::Unopened { ordinal, reason }];
+    // The driver bindings panic where they cannot go on, instead of returning an error.
+    match std::panic::catch_unwind(|| Device::new_cuda(ordinal)) {
         Ok(Ok(device)) => Ok(device),
-        Ok(Err(error)) => Err(Error::local(format!("cuda:{ordinal}: {error}"))),
-        Err(_) => Err(Error::local(format!(
-            "cuda:{ordinal}: the CUDA libraries could not be loaded; check the driver installation"
-        ))),
+        Ok(Err(error)) => Err(unopened(error.to_string())),
+        Err(_) => Err(unopened("the driver's bindings gave up".into())),
     }
 }
 

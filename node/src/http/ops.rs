@@ -13,6 +13,7 @@ use utoipa_axum::routes;
 use super::app::{Limits, Readiness};
 use super::openapi::ErrorBody;
 use super::{ApiError, App};
+use crate::cuda::{Build, build};
 use crate::engine::{Load, ModelInfo};
 use crate::telemetry::GIT_SHA;
 use crate::time;
@@ -71,6 +72,8 @@ struct Info {
     version: &'static str,
     /// Commit it was built from.
     git_sha: Option<&'static str>,
+    /// What it was built for.
+    build: Build,
     /// What is loaded; absent while it is loading.
     model: Option<ModelInfo>,
     /// Vocabulary of the Chutes routes.
@@ -115,6 +118,7 @@ async fn info(State(app): State<App>) -> Result<Json<Info>, ApiError> {
     Ok(Json(Info {
         version: env!("CARGO_PKG_VERSION"),
         git_sha: GIT_SHA,
+        build: build(),
         model: engine.map(|engine| engine.info().clone()),
         profile: app.profile().to_string(),
         limits: app.limits().clone(),

@@ -115,6 +115,7 @@ impl Metrics {
         let build = Info::new([
             ("version", env!("CARGO_PKG_VERSION")),
             ("git_sha", GIT_SHA.unwrap_or("unknown")),
+            ("build", crate::cuda::build().kind),
         ]);
         registry.register("build", "What is running", build);
         let mut metrics = Self {

@@ -1,76 +1,128 @@
-//! Checks of the graphics card. The driver is asked through its own tool: opening the device could disturb
-//! a node that computes on it.
+//! Checks of the graphics card: what the launcher looks at, and what else the driver's own tool tells. No
+//! card is opened: that could disturb a node that computes on it.
 
 use std::path::Path;
 
 use super::machine::ask;
 use super::{Finding, Role, Subject, human};
+use crate::cuda::{Problem, build};
 
-const DRIVER: &str = "libcuda.so.1";
+fn bad(problem: &Problem) -> Finding {
+    Finding::bad(problem.what(), problem.remedy())
+}
 
+/// Where clips would be computed, and why not elsewhere.
 pub(super) fn device(subject: &Subject) -> Finding {
-    let built = cfg!(feature = "cuda");
-    match (subject.device.as_str(), built) {
-        ("cpu", _) => Finding::good("the CPU, as asked"),
-        ("auto", false) if subject.role == Role::Miner => Finding::bad(
-            "this build has no CUDA support, and a CPU does not make clips in the subnet's time",
-            "build with `--features cuda`; --device cpu says that the CPU is meant",
-        ),
-        ("auto", false) => Finding::good("the CPU: this build has no CUDA support"),
-        (name, false) => Finding::bad(
-            format!("{name} is asked for and this build has no CUDA support"),
-            "build with `--features cuda`, or use --device cpu",
-        ),
-        (name, true) if !driver_found() => {
-            let finding = if name == "auto" && subject.role != Role::Miner {
-                Finding::Poor
-            } else {
-                Finding::Bad
-            };
-            finding(
-                format!("{name}: {DRIVER} is not on this machine"),
-                "install the NVIDIA driver, or start the container with --gpus all".into(),
+    let name = subject.device.as_str();
+    if name == "cpu" {
+        return Finding::good("the CPU, as asked");
+    }
+    let survey = subject.survey();
+    let ordinal = subject.ordinal();
+    let problems = survey.problems(ordinal);
+    let Some(problem) = problems.first() else {
+        let cards = survey.driver.as_ref().map(|driver| driver.cards.as_slice());
+        let card = cards.ok().and_then(|cards| cards.get(ordinal));
+        let card = card.map_or_else(String::new, |card| {
+            format!(
+                ": {}, {}, compute capability {}",
+                card.name,
+                human(card.memory_bytes),
+                card.capability_text()
             )
-        }
-        (name, true) => Finding::good(format!("{name}, built with CUDA support")),
+        });
+        return Finding::good(format!("cuda:{ordinal}{card}"));
+    };
+    let why = problem.brief();
+    match name {
+        "auto" if subject.role == Role::Miner => Finding::bad(
+            format!("the CPU, which does not make clips in the subnet's time: {why}"),
+            format!(
+                "{}; --device cpu says that the CPU is meant",
+                problem.remedy()
+            ),
+        ),
+        "auto" if subject.leaves_cards() => Finding::good(format!("the CPU: {why}")),
+        "auto" => Finding::poor(format!("the CPU: {why}"), problem.remedy()),
+        name => Finding::bad(
+            format!("{name} cannot be used: {why}"),
+            format!("{}; --device cpu computes on the CPU", problem.remedy()),
+        ),
     }
 }
 
-/// Whether the driver's library is where the loader looks.
-pub(super) fn driver_found() -> bool {
-    let folders = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
-    let usual = [
-        "/usr/lib/x86_64-linux-gnu",
-        "/usr/lib/aarch64-linux-gnu",
-        "/usr/lib64",
-        "/usr/lib",
-        "/usr/lib/wsl/lib",
-        "/usr/local/nvidia/lib64",
-    ];
-    let in_folder = folders
-        .split(':')
-        .filter(|folder| !folder.is_empty())
-        .chain(usual)
-        .any(|folder| Path::new(folder).join(DRIVER).exists());
-    in_folder
-        || std::fs::read("/etc/ld.so.cache").is_ok_and(|cache| {
-            cache
-                .windows(DRIVER.len())
-                .any(|window| window == DRIVER.as_bytes())
-        })
+/// The build that computes on cards.
+pub(super) fn program(subject: &Subject) -> Finding {
+    if subject.leaves_cards() {
+        return Finding::skip("computing on the CPU");
+    }
+    match &subject.survey().program {
+        Ok(_) if cfg!(feature = "cuda") => Finding::good(format!("this is it: {}", build())),
+        Ok(path) => Finding::good(format!("{} is there", path.display())),
+        Err(problem) => bad(problem),
+    }
 }
 
 pub(super) fn driver(subject: &Subject) -> Finding {
     if subject.leaves_cards() {
         return Finding::skip("computing on the CPU");
     }
-    if driver_found() {
-        return Finding::good(format!("{DRIVER} is there"));
+    let survey = subject.survey();
+    match (&survey.driver, survey.card_problem(subject.ordinal())) {
+        (_, Some(problem)) => bad(&problem),
+        (Ok(driver), None) => {
+            let cards: Vec<&str> = driver.cards.iter().map(|card| card.name.as_str()).collect();
+            Finding::good(format!(
+                "runs CUDA {}, shows {}",
+                driver.version,
+                cards.join(", ")
+            ))
+        }
+        (Err(problem), None) => bad(problem),
     }
-    Finding::bad(
-        format!("{DRIVER} is not on this machine"),
-        "install the NVIDIA driver, or start the container with --gpus all",
-    )
+}
+
+/// The libraries that the CUDA build is linked with.
+pub(super) fn libraries(subject: &Subject) -> Finding {
+    if subject.leaves_cards() {
+        return Finding::skip("computing on the CPU");
+    }
+    let survey = subject.survey();
+    if let Some(problem) = survey.library_problem() {
+        return bad(problem);
+    }
+    let mut folders: Vec<(&Path, Vec<&str>)> = Vec::new();
+    for library in &survey.libraries {
+        let folder = library.path.as_deref().and_then(Path::parent);
+        let folder = folder.unwrap_or(Path::new("?"));
+        match folders.iter_mut().find(|(known, _)| *known == folder) {
+            Some((_, names)) => names.push(&library.name),
+            None => folders.push((folder, vec![&library.name])),
+        }
+    }
+    if folders.is_empty() {
+        return Finding::skip("the CUDA build is not there to say which it needs");
+    }
+    let list: Vec<String> = folders
+        .iter()
+        .map(|(folder, names)| format!("{} in {}", names.join(", "), folder.display()))
+        .collect();
+    Finding::good(list.join("; "))
+}
+
+/// The library that is not needed and makes some kernels faster.
+pub(super) fn cudnn(subject: &Subject) -> Finding {
+    if subject.leaves_cards() {
+        return Finding::skip("computing on the CPU");
+    }
+    match &subject.survey().cudnn {
+        Some(path) => Finding::good(format!("{} is there", path.display())),
+        None => Finding::poor(
+            "libcudnn.so.9 is not found; slower kernels serve in its place",
+            "install cuDNN 9, or `pip install nvidia-cudnn-cu13` into the Python environment that holds the CUDA \
+             libraries",
+        ),
+    }
 }
 
 pub(super) fn nodes(subject: &Subject) -> Finding {
@@ -143,8 +195,7 @@ pub(super) fn query(subject: &Subject) -> Finding {
     let Some(cards) = cards() else {
         return Finding::skip("nvidia-smi is not there or does not answer");
     };
-    let wanted = subject.device.strip_prefix("cuda:").unwrap_or("0");
-    let wanted: usize = wanted.parse().unwrap_or(0);
+    let wanted = subject.ordinal();
     let Some(card) = cards.get(wanted) else {
         return Finding::bad(
             format!(

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use leoma_models::Isa;
 use rustix::process::{Resource, getrlimit};
 
-use super::gpu::driver_found;
 use super::{Finding, Subject, human};
 
 /// Room for activations and the program, besides the weights.
@@ -39,9 +38,8 @@ fn meminfo(text: &str, name: &str) -> Option<u64> {
 /// Bytes of memory of the host that the settings ask for, where that can be told.
 fn needed(subject: &Subject) -> Option<u64> {
     let weights = subject.weights()?;
-    // On a card, the host holds one tensor at a time.
-    let on_host = subject.device == "cpu" || !cfg!(feature = "cuda") || !driver_found();
-    on_host.then_some((weights as f64 * BESIDES_WEIGHTS) as u64)
+    // With a card, the host holds one tensor at a time.
+    (!subject.uses_card()).then_some((weights as f64 * BESIDES_WEIGHTS) as u64)
 }
 
 const LESS_MEMORY: &str =

@@ -12,6 +12,8 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{ArgMatches, Args, ValueEnum};
@@ -22,6 +24,10 @@ use super::config::settings_of;
 use super::generate::Format;
 use super::layers::{Failure, Resolved};
 use super::serve::default_data_dir;
+use crate::cuda::{Problem, Survey};
+
+/// For a driver to answer: starting eight cards takes it seconds.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the machine is for; decides which checks must hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
@@ -132,6 +138,7 @@ struct Subject {
     config_file: Option<PathBuf>,
     config_has_secret: bool,
     config_problem: Option<String>,
+    survey: OnceLock<Survey>,
 }
 
 impl Subject {
@@ -180,6 +187,7 @@ impl Subject {
             config_file: serve.as_ref().and_then(|serve| serve.file.clone()),
             config_has_secret: serve.as_ref().is_some_and(Resolved::has_secret_in_file),
             config_problem,
+            survey: OnceLock::new(),
         })
     }
 
@@ -194,11 +202,30 @@ impl Subject {
         .filter(|bytes| *bytes > 0)
     }
 
-    /// Whether a card is of no interest: the CPU was asked for, or is all that this build has and enough
-    /// for the role.
+    /// What the launcher finds on this machine.
+    fn survey(&self) -> &Survey {
+        self.survey.get_or_init(|| Survey::within(PATIENCE))
+    }
+
+    /// Number of the card that is asked for.
+    fn ordinal(&self) -> usize {
+        let number = self.device.strip_prefix("cuda:");
+        number.and_then(|number| number.parse().ok()).unwrap_or(0)
+    }
+
+    /// Whether a card is of no interest: the CPU was asked for, or there is nothing of CUDA here and the
+    /// role can do without.
     fn leaves_cards(&self) -> bool {
-        let built = cfg!(feature = "cuda");
-        self.device == "cpu" || (self.device == "auto" && !built && self.role != Role::Miner)
+        let nothing = || {
+            let survey = self.survey();
+            survey.program.is_err() && matches!(survey.driver, Err(Problem::NoDriver { .. }))
+        };
+        self.device == "cpu" || (self.device == "auto" && self.role != Role::Miner && nothing())
+    }
+
+    /// Whether the weights will lie on a card.
+    fn uses_card(&self) -> bool {
+        self.device != "cpu" && self.survey().problems(self.ordinal()).is_empty()
     }
 }
 
@@ -213,7 +240,7 @@ fn text(matches: &ArgMatches, name: &str) -> Option<String> {
 type Look = fn(&Subject) -> Finding;
 
 /// All checks in the order in which they are shown, with the roles that cannot do without.
-const CHECKS: [(&str, Look, &[Role]); 20] = {
+const CHECKS: [(&str, Look, &[Role]); 23] = {
     use Role::{Auditor, Developer, Miner, Validator};
     const ALL: &[Role] = &[Miner, Validator, Developer, Auditor];
     const RUNS: &[Role] = &[Miner, Developer];
@@ -234,7 +261,10 @@ const CHECKS: [(&str, Look, &[Role]); 20] = {
         ("lock", storage::lock, &[Miner]),
         ("port", machine::port, &[Miner]),
         ("device", gpu::device, RUNS),
+        ("cuda_program", gpu::program, &[]),
         ("cuda_driver", gpu::driver, &[]),
+        ("cuda_libraries", gpu::libraries, &[]),
+        ("cudnn", gpu::cudnn, &[]),
         ("cuda_nodes", gpu::nodes, &[]),
         ("gpu", gpu::query, RUNS),
         ("mig", gpu::mig, &[]),
@@ -283,9 +313,9 @@ impl Report {
                 Status::Fail => "FAIL",
                 Status::Skip => "skip",
             };
-            let _ = writeln!(text, "{status}  {:<12} {}", check.id, check.found);
+            let _ = writeln!(text, "{status}  {:<14} {}", check.id, check.found);
             if let Some(remedy) = &check.remedy {
-                let _ = writeln!(text, "{:>19}{remedy}", "-> ");
+                let _ = writeln!(text, "{:>21}{remedy}", "-> ");
             }
         }
         let failed = self
@@ -352,6 +382,7 @@ mod tests {
             config_file: None,
             config_has_secret: false,
             config_problem: None,
+            survey: OnceLock::new(),
         };
         let status = |role| {
             let report = Report::new(&subject(role));

@@ -9,7 +9,11 @@ use super::{Finding, Role, Subject, human};
 use crate::media::{Fps, video::Mp4Options, video::Mp4Writer};
 
 /// Variables that the program reads and that are no settings.
-const OTHER_VARIABLES: [&str; 2] = ["LEOMA_NODE_CONFIG", "LEOMA_NODE_LOG"];
+const OTHER_VARIABLES: [&str; 3] = [
+    "LEOMA_NODE_CONFIG",
+    "LEOMA_NODE_LOG",
+    crate::cuda::LIBRARIES_VARIABLE,
+];
 
 pub(super) fn config(subject: &Subject) -> Finding {
     if let Some(problem) = &subject.config_problem {
