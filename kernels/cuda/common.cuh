@@ -103,6 +103,29 @@ DEVICE bool aligned(const T* p) {
   return reinterpret_cast<uint64_t>(p) % 16 == 0;
 }
 
+// N elements as floats: whole 16-byte packs, so N is a multiple of Pack<T>::kSize and p aligned.
+template <int N, typename T>
+DEVICE void load_floats(const T* p, float (&v)[N]) {
+  static_assert(N % Pack<T>::kSize == 0, "part of a pack");
+#pragma unroll
+  for (int i = 0; i < N; i += Pack<T>::kSize) {
+    const Pack<T> pack = load_pack(p + i);
+#pragma unroll
+    for (int j = 0; j < Pack<T>::kSize; ++j) v[i + j] = to_float(pack.v[j]);
+  }
+}
+template <int N, typename T>
+DEVICE void store_floats(T* p, const float (&v)[N]) {
+  static_assert(N % Pack<T>::kSize == 0, "part of a pack");
+#pragma unroll
+  for (int i = 0; i < N; i += Pack<T>::kSize) {
+    Pack<T> pack;
+#pragma unroll
+    for (int j = 0; j < Pack<T>::kSize; ++j) pack.v[j] = from_float<T>(v[i + j]);
+    store_pack(p + i, pack);
+  }
+}
+
 // --- sums ----------------------------------------------------------------------------------------
 
 // The sum over the warp, in every lane.

@@ -4,12 +4,12 @@
 // One block per row. The row is read three times (mean, variance, result); after the first it comes from
 // the L1 cache, so device memory sees one read and one write: 4 bytes per element in bf16.
 //
-// x, out [rows, d]; factor, shift [R, d] f32, R = 1 or 2: rows from `first` on use the second one.
+// x, out [rows, d], out in the type of x or, for a residual stream in f32, in 16 bits; factor, shift [R, d] f32, R = 1 or 2: rows from `first` on use the second one.
 // `plus_one`: the factor is 1 + factor (adaptive layer norm has `scale`, not the factor).
 #include "common.cuh"
 
-template <typename T>
-DEVICE void layer_norm(const T* x, const float* factor, const float* shift, T* out, int d, int rows_of_parameters,
+template <typename T, typename O>
+DEVICE void layer_norm(const T* x, const float* factor, const float* shift, O* out, int d, int rows_of_parameters,
                        int64_t first, float eps, int plus_one) {
   SHARED(float, scratch, 32);
   const int64_t row = blockIdx.x;
@@ -19,16 +19,17 @@ DEVICE void layer_norm(const T* x, const float* factor, const float* shift, T* o
     factor += d;
     shift += d;
   }
-  constexpr int kPack = Pack<T>::kSize;
+  constexpr int kPack = Pack<O>::kSize;
   const bool packed = d % kPack == 0 && aligned(x) && aligned(out);
   const int step = packed ? kPack : 1;
 
   float sum = 0.0f;
   for (int i = threadIdx.x * step; i < d; i += blockDim.x * step) {
     if (packed) {
-      const Pack<T> p = load_pack(x + i);
+      float v[kPack];
+      load_floats(x + i, v);
 #pragma unroll
-      for (int j = 0; j < kPack; ++j) sum += to_float(p.v[j]);
+      for (int j = 0; j < kPack; ++j) sum += v[j];
     } else {
       sum += to_float(x[i]);
     }
@@ -38,10 +39,11 @@ DEVICE void layer_norm(const T* x, const float* factor, const float* shift, T* o
   float squares = 0.0f;
   for (int i = threadIdx.x * step; i < d; i += blockDim.x * step) {
     if (packed) {
-      const Pack<T> p = load_pack(x + i);
+      float v[kPack];
+      load_floats(x + i, v);
 #pragma unroll
       for (int j = 0; j < kPack; ++j) {
-        const float centred = to_float(p.v[j]) - mean;
+        const float centred = v[j] - mean;
         squares += centred * centred;
       }
     } else {
@@ -54,28 +56,31 @@ DEVICE void layer_norm(const T* x, const float* factor, const float* shift, T* o
   const float one = plus_one ? 1.0f : 0.0f;
   for (int i = threadIdx.x * step; i < d; i += blockDim.x * step) {
     if (packed) {
-      const Pack<T> p = load_pack(x + i);
-      Pack<T> q;
+      float v[kPack];
+      load_floats(x + i, v);
 #pragma unroll
       for (int j = 0; j < kPack; ++j) {
-        float y = (to_float(p.v[j]) - mean) * inverse;
-        if (factor != nullptr) y = y * (one + factor[i + j]) + shift[i + j];
-        q.v[j] = from_float<T>(y);
+        v[j] = (v[j] - mean) * inverse;
+        if (factor != nullptr) v[j] = v[j] * (one + factor[i + j]) + shift[i + j];
       }
-      store_pack(out + i, q);
+      store_floats(out + i, v);
     } else {
       float y = (to_float(x[i]) - mean) * inverse;
       if (factor != nullptr) y = y * (one + factor[i]) + shift[i];
-      out[i] = from_float<T>(y);
+      out[i] = from_float<O>(y);
     }
   }
 }
 
-#define INSTANTIATE(T, suffix)                                                                              \
-  KERNEL layer_norm_##suffix(const T* x, const float* factor, const float* shift, T* out, int d,            \
+#define INSTANTIATE(T, O, suffix)                                                                           \
+  KERNEL layer_norm_##suffix(const T* x, const float* factor, const float* shift, O* out, int d,            \
                              int rows_of_parameters, int64_t first, float eps, int plus_one) {              \
-    layer_norm<T>(x, factor, shift, out, d, rows_of_parameters, first, eps, plus_one);                      \
+    layer_norm<T, O>(x, factor, shift, out, d, rows_of_parameters, first, eps, plus_one);                   \
   }                                                                                                         \
   REGISTER(layer_norm_##suffix)
-FOR_FLOATS(INSTANTIATE)
+INSTANTIATE(float, float, f32)
+INSTANTIATE(bf16, bf16, bf16)
+INSTANTIATE(f16, f16, f16)
+INSTANTIATE(float, bf16, f32_bf16)
+INSTANTIATE(float, f16, f32_f16)
 #undef INSTANTIATE

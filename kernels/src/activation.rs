@@ -4,10 +4,12 @@
 //! - GELU, tanh form: `x/2 * (1 + tanh(u)) = x * sigmoid(2u)`,
 //!   `u = sqrt(2/pi) * (x + 0.044715 x^3)`
 //!
-//! The CPU path evaluates both with its own vector exponential, spread over the threads.
+//! The CPU path evaluates both with its own vector exponential, spread over the threads; the CUDA kernel is
+//! `cuda/activation.cu`, one read and one write of each element.
 #![allow(unsafe_op_in_unsafe_fn)] // kernels run under `#[target_feature]` as a whole
 
 use crate::check;
+use crate::device::{Call, Grid, Target, target};
 use crate::rows::map_rows;
 use crate::simd::{Vector, activate, dispatch, load_n, store_n};
 use candle_core::{DType, Result, Tensor};
@@ -47,14 +49,33 @@ pub(crate) fn activated(x: &Tensor, act: Activation) -> Result<Tensor> {
 }
 
 fn apply(x: &Tensor, act: Activation) -> Result<Tensor> {
-    if !x.device().is_cpu() {
-        return activate_reference(x, act);
+    if let Some(target) = target(x) {
+        return on_device(&target, x, act);
     }
     // Rows mean nothing here: any width will do.
     map_rows(x, None, 1, |isa, chunk| {
         // SAFETY: `out` holds as many elements as `x`.
         unsafe { activate_slice(isa, chunk.x, chunk.out, act) }
     })
+}
+
+/// The kernel `cuda/activation.cu`; a thread takes 16 bytes.
+fn on_device(target: &Target, x: &Tensor, act: Activation) -> Result<Tensor> {
+    const THREADS: u32 = 256;
+    let gelu = match act {
+        Activation::None => return Ok(x.clone()),
+        Activation::GeluTanh => true,
+        Activation::Silu => false,
+    };
+    let x = x.contiguous()?;
+    let count = x.elem_count();
+    let mut call = Call::new(target, "activation", x.dtype())?;
+    call.input(&x)?;
+    let out = call.output(x.dims(), x.dtype())?;
+    call.i64(count).flag(gelu);
+    let packs = count.div_ceil(16 / x.dtype().size_in_bytes());
+    call.launch(Grid::cover(packs, THREADS), THREADS, 0)?;
+    Ok(out)
 }
 
 dispatch! {

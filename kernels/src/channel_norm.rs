@@ -4,10 +4,11 @@
 //! x [.., C] (channels last), gamma [C].
 //!
 //! The CPU path goes over each pixel twice while it is in cache: sum of squares, then product and
-//! SiLU.
+//! SiLU. The CUDA kernel (`cuda/channel_norm.cu`) holds a pixel in registers: one read, one write.
 #![allow(unsafe_op_in_unsafe_fn)] // kernels run under `#[target_feature]` as a whole
 
 use crate::data::Floats;
+use crate::device::{Call, Grid, Target, target};
 use crate::rows::map_rows;
 use crate::simd::{Vector, activate, dispatch, load_n, store_n, sum_squares};
 use crate::{Activation, check};
@@ -23,8 +24,8 @@ pub fn channel_norm(x: &Tensor, gamma: &Tensor, silu: bool) -> Result<Tensor> {
     check::float("channel_norm", "gamma", gamma)?;
     let c = check::last_dim("channel_norm", x)?;
     check::dims("channel_norm", "gamma", gamma, &[c])?;
-    if !x.device().is_cpu() {
-        return channel_norm_reference(x, gamma, silu);
+    if let Some(target) = target(x) {
+        return on_device(&target, x, gamma, silu);
     }
     let gamma = Floats::new(gamma)?;
     let gamma = gamma.as_slice();
@@ -37,6 +38,24 @@ pub fn channel_norm(x: &Tensor, gamma: &Tensor, silu: bool) -> Result<Tensor> {
         // SAFETY: `out` holds as many elements as `x`, both whole rows of gamma's length.
         unsafe { channel_rows(isa, chunk.x, chunk.out, gamma, act) }
     })
+}
+
+/// The kernel `cuda/channel_norm.cu`: as many lanes of a warp per pixel as it has 16-byte packs.
+fn on_device(target: &Target, x: &Tensor, gamma: &Tensor, silu: bool) -> Result<Tensor> {
+    const THREADS: usize = 256;
+    let x = x.contiguous()?;
+    let c = gamma.elem_count();
+    let pixels = x.elem_count() / c;
+    let packs = c.div_ceil(16 / x.dtype().size_in_bytes());
+    let lanes = packs.next_power_of_two().min(32);
+    let mut call = Call::new(target, "channel_norm", x.dtype())?;
+    call.input(&x)?
+        .input(&gamma.to_dtype(DType::F32)?.contiguous()?)?;
+    let out = call.output(x.dims(), x.dtype())?;
+    call.i64(pixels).i32(c)?.i32(lanes)?.flag(silu);
+    let blocks = pixels.div_ceil(THREADS / lanes);
+    call.launch(Grid::rows(blocks), THREADS as u32, 0)?;
+    Ok(out)
 }
 
 dispatch! {

@@ -10,6 +10,15 @@ pub(crate) fn float(op: &str, name: &str, x: &Tensor) -> Result<()> {
     }
 }
 
+/// Fails unless `to` is the type `from`, or a float type with `from` f32.
+pub(crate) fn narrowing(op: &str, from: DType, to: DType) -> Result<()> {
+    match (from, to) {
+        (from, to) if from == to => Ok(()),
+        (DType::F32, DType::BF16 | DType::F16) => Ok(()),
+        _ => bail!("{op}: {from:?} beside {to:?}; one type for all, or the stream in f32"),
+    }
+}
+
 /// Fails unless `x` has exactly the dimensions `want`.
 pub(crate) fn dims(op: &str, name: &str, x: &Tensor, want: &[usize]) -> Result<()> {
     if x.dims() != want {

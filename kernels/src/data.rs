@@ -115,16 +115,23 @@ fn narrow<T: Element>(values: &[f32]) -> Vec<T> {
 }
 
 /// A pointer that tasks share to write disjoint parts of one allocation.
-#[derive(Clone, Copy)]
-pub(crate) struct Shared(*mut f32);
+pub(crate) struct Shared<T = f32>(*mut T);
+
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Shared<T> {}
 
 // SAFETY: the users of `Shared` write disjoint elements and read nothing that another task writes.
-unsafe impl Send for Shared {}
+unsafe impl<T: Send> Send for Shared<T> {}
 // SAFETY: as above.
-unsafe impl Sync for Shared {}
+unsafe impl<T: Send> Sync for Shared<T> {}
 
-impl Shared {
-    pub(crate) fn new(p: *mut f32) -> Self {
+impl<T> Shared<T> {
+    pub(crate) fn new(p: *mut T) -> Self {
         Self(p)
     }
 
@@ -132,7 +139,7 @@ impl Shared {
     ///
     /// # Safety
     /// `offset` must lie within the allocation.
-    pub(crate) unsafe fn at(self, offset: usize) -> *mut f32 {
+    pub(crate) unsafe fn at(self, offset: usize) -> *mut T {
         // SAFETY: the caller's promise.
         unsafe { self.0.add(offset) }
     }

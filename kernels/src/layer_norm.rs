@@ -12,7 +12,8 @@
 use crate::check;
 use crate::data::Floats;
 use crate::device::{Call, Grid, Target, target};
-use crate::rows::map_rows;
+use crate::isa::Isa;
+use crate::rows::{Chunk, map_rows_to};
 use crate::simd::{Vector, dispatch, load_n, store_n, sum, sum_squares};
 use candle_core::{D, DType, Result, Tensor, bail};
 
@@ -20,26 +21,15 @@ use candle_core::{D, DType, Result, Tensor, bail};
 pub fn layer_norm(x: &Tensor, weight: Option<(&Tensor, &Tensor)>, eps: f64) -> Result<Tensor> {
     check::float("layer_norm", "x", x)?;
     let d = check::last_dim("layer_norm", x)?;
-    if let Some((w, b)) = weight {
-        check::float("layer_norm", "weight", w)?;
-        check::float("layer_norm", "bias", b)?;
-        check::dims("layer_norm", "weight", w, &[d])?;
-        check::dims("layer_norm", "bias", b, &[d])?;
-    }
+    let norm = match weight {
+        Some((weight, bias)) => Norm::Affine { weight, bias },
+        None => Norm::Plain,
+    };
+    norm.check("layer_norm", 0, d, 0)?;
     if let Some(target) = target(x) {
-        return on_device(&target, x, weight, false, 0, eps);
+        return on_device(&target, x, &norm, 0, eps, x.dtype());
     }
-    let (factor, shift) = match weight {
-        Some((w, b)) => (Floats::new(w)?, Floats::new(b)?),
-        None => (Floats::Owned(vec![1.0; d]), Floats::Owned(vec![0.0; d])),
-    };
-    let affine = Affine {
-        factor: factor.as_slice(),
-        shift: shift.as_slice(),
-        first: 0,
-        d,
-    };
-    run(x, &affine, eps)
+    run(x, &Parameters::new(&norm, d)?.affine(0, d), eps, x.dtype())
 }
 
 /// `LN(x) * (1 + scale) + shift` for `x` [L, d]; `scale`, `shift` [R, d] with R = 1, or R = 2 where
@@ -51,81 +41,175 @@ pub fn layer_norm_modulate(
     first: usize,
     eps: f64,
 ) -> Result<Tensor> {
+    layer_norm_modulate_to(x, scale, shift, first, eps, x.dtype())
+}
+
+/// [`layer_norm_modulate`] with a result of another type: a residual stream in f32 feeds layers that
+/// compute in 16 bits. `dtype` is that of `x`, or x is f32.
+pub fn layer_norm_modulate_to(
+    x: &Tensor,
+    scale: &Tensor,
+    shift: &Tensor,
+    first: usize,
+    eps: f64,
+    dtype: DType,
+) -> Result<Tensor> {
     const OP: &str = "layer_norm_modulate";
     check::float(OP, "x", x)?;
     let [len, d] = *x.dims() else {
         bail!("{OP}: x must have shape [L, d], found {:?}", x.dims());
     };
     check::last_dim(OP, x)?;
-    check::token_rows(OP, "scale", scale, len, d, first)?;
-    check::token_rows(OP, "shift", shift, len, d, first)?;
-    check::dims(OP, "shift", shift, scale.dims())?;
+    check::narrowing(OP, x.dtype(), dtype)?;
+    let norm = Norm::Modulated { scale, shift };
+    norm.check(OP, len, d, first)?;
     if let Some(target) = target(x) {
-        return on_device(&target, x, Some((scale, shift)), true, first, eps);
+        return on_device(&target, x, &norm, first, eps, dtype);
     }
-    let (scale, shift) = (Floats::new(scale)?, Floats::new(shift)?);
-    let factor: Vec<f32> = scale.as_slice().iter().map(|s| 1.0 + s).collect();
-    run(
-        x,
-        &Affine {
-            factor: &factor,
-            shift: shift.as_slice(),
-            first,
-            d,
-        },
-        eps,
-    )
+    run(x, &Parameters::new(&norm, d)?.affine(first, d), eps, dtype)
+}
+
+/// What follows the normalisation, over rows of d elements.
+#[derive(Debug, Clone, Copy)]
+pub enum Norm<'a> {
+    /// Nothing.
+    Plain,
+    /// `LN(x) * weight + bias`.
+    Affine {
+        /// `[d]`.
+        weight: &'a Tensor,
+        /// `[d]`.
+        bias: &'a Tensor,
+    },
+    /// `LN(x) * (1 + scale) + shift`.
+    Modulated {
+        /// `[R, d]`.
+        scale: &'a Tensor,
+        /// `[R, d]`.
+        shift: &'a Tensor,
+    },
+}
+
+impl<'a> Norm<'a> {
+    /// Checks the parameters for `len` rows of `d` elements.
+    pub(crate) fn check(&self, op: &str, len: usize, d: usize, first: usize) -> Result<()> {
+        match self {
+            Self::Plain => {}
+            Self::Affine { weight, bias } => {
+                for (name, p) in [("weight", weight), ("bias", bias)] {
+                    check::float(op, name, p)?;
+                    check::dims(op, name, p, &[d])?;
+                }
+            }
+            Self::Modulated { scale, shift } => {
+                check::token_rows(op, "scale", scale, len, d, first)?;
+                check::token_rows(op, "shift", shift, len, d, first)?;
+                check::dims(op, "shift", shift, scale.dims())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Factor (1 + factor if true) and shift.
+    fn parameters(&self) -> Option<(&'a Tensor, &'a Tensor, bool)> {
+        match *self {
+            Self::Plain => None,
+            Self::Affine { weight, bias } => Some((weight, bias, false)),
+            Self::Modulated { scale, shift } => Some((scale, shift, true)),
+        }
+    }
+
+    /// As the kernels take it: factor and shift in f32, their number of rows, whether the factor is 1 +
+    /// factor.
+    pub(crate) fn on_device(&self, d: usize) -> Result<(Option<[Tensor; 2]>, usize, bool)> {
+        let Some((factor, shift, plus_one)) = self.parameters() else {
+            return Ok((None, 1, false));
+        };
+        let f32s = |p: &Tensor| p.to_dtype(DType::F32)?.contiguous();
+        let rows = factor.elem_count() / d;
+        Ok((Some([f32s(factor)?, f32s(shift)?]), rows, plus_one))
+    }
 }
 
 /// Threads per block of the kernel: a row of 3072 or 5120 elements gives each some 16-byte accesses.
 const THREADS: u32 = 256;
 
-/// The kernel `cuda/layer_norm.cu`; `affine`: factor (1 + factor if `plus_one`) and shift, [R, d] or [d].
+/// The kernel `cuda/layer_norm.cu`.
 fn on_device(
     target: &Target,
     x: &Tensor,
-    affine: Option<(&Tensor, &Tensor)>,
-    plus_one: bool,
+    norm: &Norm<'_>,
     first: usize,
     eps: f64,
+    dtype: DType,
 ) -> Result<Tensor> {
     let d = x.dim(D::Minus1)?;
     let x = x.contiguous()?;
-    let f32s = |p: &Tensor| p.to_dtype(DType::F32)?.contiguous();
-    let affine = affine
-        .map(|(factor, shift)| Ok::<_, candle_core::Error>((f32s(factor)?, f32s(shift)?)))
-        .transpose()?;
-    let (factor, shift) = match &affine {
-        Some((factor, shift)) => (Some(factor), Some(shift)),
-        None => (None, None),
-    };
-    let mut call = Call::new(target, "layer_norm", x.dtype())?;
+    let (parameters, rows, plus_one) = norm.on_device(d)?;
+    let [factor, shift] = [0, 1].map(|i| parameters.as_ref().map(|both| &both[i]));
+    let mut call = Call::mixed(target, "layer_norm", "layer_norm", x.dtype(), dtype)?;
     call.input(&x)?.optional(factor)?.optional(shift)?;
-    let out = call.output(x.dims(), x.dtype())?;
-    call.i32(d)?
-        .i32(factor.map_or(1, |factor| factor.elem_count() / d))?
-        .i64(first)
-        .f32(eps)
-        .flag(plus_one);
+    let out = call.output(x.dims(), dtype)?;
+    call.i32(d)?.i32(rows)?.i64(first).f32(eps).flag(plus_one);
     call.launch(Grid::rows(x.elem_count() / d), THREADS, 0)?;
     Ok(out)
 }
 
-/// Factor and shift [R, d] of the normalised rows; of two rows the second serves from row `first`
-/// of x on.
-struct Affine<'a> {
+/// Factor and shift [R, d] of the normalised rows, in f32.
+pub(crate) struct Parameters<'a> {
+    factor: Floats<'a>,
+    shift: Floats<'a>,
+}
+
+impl<'a> Parameters<'a> {
+    pub(crate) fn new(norm: &Norm<'a>, d: usize) -> Result<Self> {
+        let Some((factor, shift, plus_one)) = norm.parameters() else {
+            return Ok(Self {
+                factor: Floats::Owned(vec![1.0; d]),
+                shift: Floats::Owned(vec![0.0; d]),
+            });
+        };
+        let mut factor = Floats::new(factor)?;
+        if plus_one {
+            factor = Floats::Owned(factor.as_slice().iter().map(|s| 1.0 + s).collect());
+        }
+        Ok(Self {
+            factor,
+            shift: Floats::new(shift)?,
+        })
+    }
+
+    pub(crate) fn affine(&self, first: usize, d: usize) -> Affine<'_> {
+        Affine {
+            factor: self.factor.as_slice(),
+            shift: self.shift.as_slice(),
+            first,
+            d,
+        }
+    }
+}
+
+/// Factor and shift [R, d]; of two rows the second serves from row `first` of x on.
+pub(crate) struct Affine<'a> {
     factor: &'a [f32],
     shift: &'a [f32],
     first: usize,
     d: usize,
 }
 
-fn run(x: &Tensor, affine: &Affine<'_>, eps: f64) -> Result<Tensor> {
-    map_rows(x, None, affine.d, |isa, chunk| {
-        // SAFETY: `out` holds as many elements as `x`, both whole rows of d elements; `affine` has
-        // one or two.
-        unsafe { layer_rows(isa, chunk.row, chunk.x, chunk.out, affine, eps) }
+fn run(x: &Tensor, affine: &Affine<'_>, eps: f64, dtype: DType) -> Result<Tensor> {
+    map_rows_to(x, None, affine.d, dtype, |isa, chunk| {
+        // SAFETY: `out` holds as many elements as `x`, both whole rows of d elements.
+        unsafe { normalise_rows(isa, &chunk, affine, eps) }
     })
+}
+
+/// The layer norm of a chunk of rows.
+///
+/// # Safety
+/// `chunk.out` must hold as many elements as `chunk.x`, both whole rows of `affine.d` elements.
+pub(crate) unsafe fn normalise_rows(isa: Isa, chunk: &Chunk<'_>, affine: &Affine<'_>, eps: f64) {
+    layer_rows(isa, chunk.row, chunk.x, chunk.out, affine, eps);
 }
 
 dispatch! {

@@ -37,8 +37,10 @@ mod linear;
 mod linear_group;
 pub mod memory;
 mod pages;
+mod patch;
 mod residual;
 mod rms_norm;
+mod rms_norm_rope;
 mod rope;
 mod rows;
 mod simd;
@@ -51,11 +53,13 @@ pub use conv3d::{Conv3d, Conv3dConfig};
 pub use device::with_shim;
 pub use fp8::{Fp8Scale, Fp8Weight};
 pub use isa::Isa;
-pub use layer_norm::{layer_norm, layer_norm_modulate};
+pub use layer_norm::{Norm, layer_norm, layer_norm_modulate, layer_norm_modulate_to};
 pub use linear::Linear;
 pub use linear_group::LinearGroup;
-pub use residual::gate_residual;
+pub use patch::{patchify, unpatchify};
+pub use residual::{gate_residual, residual_norm};
 pub use rms_norm::rms_norm;
+pub use rms_norm_rope::{RmsConfig, Rotation, rms_norm_heads, rms_norm_rope};
 pub use rope::rope;
 
 /// The same operations composed of candle's own: correct on every device, used where no fast path
@@ -70,7 +74,11 @@ pub mod reference {
         layer_norm_modulate_reference as layer_norm_modulate, layer_norm_reference as layer_norm,
     };
     pub use crate::linear::linear_reference as linear;
-    pub use crate::residual::gate_residual_reference as gate_residual;
+    pub use crate::patch::{patchify_reference as patchify, unpatchify_reference as unpatchify};
+    pub use crate::residual::{
+        gate_residual_reference as gate_residual, residual_norm_reference as residual_norm,
+    };
     pub use crate::rms_norm::rms_norm_reference as rms_norm;
+    pub use crate::rms_norm_rope::rms_norm_rope_reference as rms_norm_rope;
     pub use crate::rope::rope_reference as rope;
 }

@@ -2,11 +2,14 @@
 //!
 //! x [.., d], weight [d].
 //!
-//! The CPU path goes over each row twice while it is in cache: sum of squares, then the product.
+//! The CPU path goes over each row twice while it is in cache: sum of squares, then the product. On a card
+//! it is the kernel of [`rms_norm_rope`](crate::rms_norm_rope) without rotation.
 #![allow(unsafe_op_in_unsafe_fn)] // kernels run under `#[target_feature]` as a whole
 
 use crate::check;
 use crate::data::Floats;
+use crate::device::target;
+use crate::rms_norm_rope::{RmsConfig, on_device};
 use crate::rows::map_rows;
 use crate::simd::{Vector, dispatch, load_n, store_n, sum_squares};
 use candle_core::{D, DType, Result, Tensor};
@@ -18,8 +21,14 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     check::float("rms_norm", "weight", weight)?;
     let d = check::last_dim("rms_norm", x)?;
     check::dims("rms_norm", "weight", weight, &[d])?;
-    if !x.device().is_cpu() {
-        return rms_norm_reference(x, weight, eps);
+    if let Some(target) = target(x) {
+        let rows = x.reshape((x.elem_count() / d, 1, d))?; // [.., d] -> [rows, 1, d]
+        let config = RmsConfig {
+            eps,
+            ..RmsConfig::default()
+        };
+        let (y, _) = on_device(&target, (&rows, weight), None, None, &config)?;
+        return y.reshape(x.shape());
     }
     let weight = Floats::new(weight)?;
     let weight = weight.as_slice();
@@ -30,7 +39,21 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
 }
 
 dispatch! {
-    fn rms_norm_rows(x: &[f32], out: *mut f32, weight: &[f32], eps: f64) = rms_norm_generic
+    fn rms_norm_kernel(x: &[f32], out: *mut f32, weight: &[f32], eps: f64) = rms_norm_generic
+}
+
+/// The norm of a chunk of rows.
+///
+/// # Safety
+/// `out` must hold as many elements as `x`, both whole rows of the weight's length.
+pub(crate) unsafe fn rms_norm_rows(
+    isa: crate::Isa,
+    x: &[f32],
+    out: *mut f32,
+    weight: &[f32],
+    eps: f64,
+) {
+    rms_norm_kernel(isa, x, out, weight, eps);
 }
 
 #[inline(always)]

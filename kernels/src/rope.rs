@@ -35,12 +35,7 @@ pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
         return rope_reference(x, cos, sin);
     }
     let (cos, sin) = (Floats::new(cos)?, Floats::new(sin)?);
-    let angles = Angles {
-        cos: cos.as_slice(),
-        sin: sin.as_slice(),
-        heads,
-        d,
-    };
+    let angles = Angles::new(cos.as_slice(), sin.as_slice(), heads, d);
     map_rows(x, None, heads * d, |isa, chunk| {
         // SAFETY: `out` holds as many elements as `x`, both whole tokens.
         unsafe { rope_rows(isa, chunk.row, chunk.x, chunk.out, &angles) }
@@ -48,11 +43,31 @@ pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
 }
 
 /// cos, sin [L, D/2] and the sizes of a token.
-struct Angles<'a> {
+pub(crate) struct Angles<'a> {
     cos: &'a [f32],
     sin: &'a [f32],
     heads: usize,
     d: usize,
+}
+
+impl<'a> Angles<'a> {
+    pub(crate) fn new(cos: &'a [f32], sin: &'a [f32], heads: usize, d: usize) -> Self {
+        Self { cos, sin, heads, d }
+    }
+}
+
+/// The rotation of a chunk of tokens, the first of which is token `row`.
+///
+/// # Safety
+/// `out` must hold as many elements as `x`, both whole tokens that `angles` has rows for.
+pub(crate) unsafe fn rotate_rows(
+    isa: crate::Isa,
+    row: usize,
+    x: &[f32],
+    out: *mut f32,
+    angles: &Angles<'_>,
+) {
+    rope_rows(isa, row, x, out, angles);
 }
 
 dispatch! {

@@ -7,8 +7,9 @@ mod common;
 use candle_core::{DType, Device, Result, Tensor};
 use common::{close, close_f64, each_isa, narrowed, random, scattered, values};
 use leoma_kernels::{
-    channel_norm, gate_residual, gelu_tanh, layer_norm, layer_norm_modulate, reference, rms_norm,
-    rope, silu,
+    Norm, RmsConfig, Rotation, channel_norm, gate_residual, gelu_tanh, layer_norm,
+    layer_norm_modulate, reference, residual_norm, rms_norm, rms_norm_heads, rms_norm_rope, rope,
+    silu,
 };
 use proptest::prelude::*;
 
@@ -173,6 +174,65 @@ proptest! {
             row.iter().map(|&x| 0.5 * x * (1.0 + u(x).tanh())).collect()
         });
         check(&x, &want, &gelu_tanh, &reference::gelu_tanh);
+    }
+}
+
+/// One pass gives the bits of the operations one after the other, whatever the type between them.
+#[test]
+fn fused_operations_equal_their_parts() {
+    let same = |a: &Tensor, b: &Tensor, what: &str| {
+        assert_eq!((a.dims(), a.dtype()), (b.dims(), b.dtype()), "{what}");
+        close(a, b, 0.0, what);
+    };
+    // Several chunks of rows, and rows wider than a chunk.
+    for (len, heads, width) in [(5, 3, 10), (700, 2, 48), (3, 150, 128)] {
+        let d = heads * width;
+        let (scale, shift) = (random(&[2, d], 1), random(&[2, d], 2));
+        let (gate, weight, bias) = (random(&[2, d], 3), random(&[d], 4), random(&[d], 5));
+        let (cos, sin) = (random(&[len, width / 2], 6), random(&[len, width / 2], 7));
+        for dtype in [DType::F32, DType::BF16, DType::F16] {
+            let x = random(&[len, d], 8).to_dtype(dtype).unwrap();
+            let y = random(&[len, d], 9).to_dtype(dtype).unwrap();
+            each_isa(|isa| {
+                let what = format!("{isa} {dtype:?} {len} x {d}");
+                let norm = Norm::Modulated {
+                    scale: &scale,
+                    shift: &shift,
+                };
+                let (sum, normed) = residual_norm(&x, &y, Some(&gate), &norm, 2, 1e-6).unwrap();
+                same(&sum, &gate_residual(&x, &y, &gate, 2).unwrap(), &what);
+                let parts = layer_norm_modulate(&sum, &scale, &shift, 2, 1e-6).unwrap();
+                same(&normed, &parts, &what);
+                let norm = Norm::Affine {
+                    weight: &weight,
+                    bias: &bias,
+                };
+                let (sum, normed) = residual_norm(&x, &y, None, &norm, 0, 1e-6).unwrap();
+                same(&sum, &(&x + &y).unwrap(), &what);
+                let parts = layer_norm(&sum, Some((&weight, &bias)), 1e-6).unwrap();
+                same(&normed, &parts, &what);
+
+                let q = x.reshape((len, heads, width)).unwrap();
+                let k = y.reshape((len, heads, width)).unwrap();
+                let rotation = Rotation {
+                    cos: &cos,
+                    sin: &sin,
+                };
+                let config = RmsConfig {
+                    eps: 1e-6,
+                    ..RmsConfig::default()
+                };
+                let both = rms_norm_rope((&q, &weight), (&k, &bias), &rotation, &config).unwrap();
+                for (found, rows, weight) in [(both.0, &x, &weight), (both.1, &y, &bias)] {
+                    let parts = rms_norm(rows, weight, 1e-6).unwrap();
+                    let parts = parts.reshape((len, heads, width)).unwrap();
+                    same(&found, &rope(&parts, &cos, &sin).unwrap(), &what);
+                    let rows = rows.reshape((len, heads, width)).unwrap();
+                    let unrotated = rms_norm_heads(&rows, weight, &config).unwrap();
+                    same(&unrotated, &parts, &what);
+                }
+            });
+        }
     }
 }
 

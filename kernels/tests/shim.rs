@@ -8,7 +8,17 @@
 #[path = "shim/support.rs"]
 mod support;
 
+#[path = "shim/activation.rs"]
+mod activation;
+#[path = "shim/channel_norm.rs"]
+mod channel_norm;
 #[path = "shim/conv3d.rs"]
 mod conv3d;
 #[path = "shim/layer_norm.rs"]
 mod layer_norm;
+#[path = "shim/patch.rs"]
+mod patch;
+#[path = "shim/residual.rs"]
+mod residual;
+#[path = "shim/rms_norm_rope.rs"]
+mod rms_norm_rope;

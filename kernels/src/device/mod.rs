@@ -75,6 +75,12 @@ pub(crate) fn suffix(dtype: DType) -> Result<&'static str> {
     })
 }
 
+/// Threads of a block that keeps a row of `d` elements in registers, five 16-byte packs per thread.
+pub(crate) fn threads_per_row(d: usize, dtype: DType) -> u32 {
+    let packs = d.div_ceil(16 / dtype.size_in_bytes());
+    packs.div_ceil(5).next_multiple_of(32).clamp(32, 1024) as u32
+}
+
 /// Blocks of a launch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Grid {
@@ -159,6 +165,23 @@ impl Call {
             kernel,
             format!("{kernel}_{}", suffix(dtype)?),
         ))
+    }
+
+    /// A launch of `kernel_SUFFIX` from the source `module.cu` where two types may meet: `f32_bf16` reads
+    /// f32 and writes bf16.
+    pub(crate) fn mixed(
+        target: &Target,
+        module: &'static str,
+        kernel: &str,
+        from: DType,
+        to: DType,
+    ) -> Result<Self> {
+        let name = match (from, to) {
+            (from, to) if from == to => format!("{kernel}_{}", suffix(from)?),
+            (DType::F32, to) => format!("{kernel}_f32_{}", suffix(to)?),
+            (from, to) => bail!("{kernel}: no kernel reads {from:?} and writes {to:?}"),
+        };
+        Ok(Self::named(target, module, name))
     }
 
     /// A launch of the kernel with exactly this name from the source `module.cu`.

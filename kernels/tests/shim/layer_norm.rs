@@ -1,4 +1,5 @@
-use leoma_kernels::{layer_norm, layer_norm_modulate};
+use candle_core::DType;
+use leoma_kernels::{layer_norm, layer_norm_modulate, layer_norm_modulate_to};
 
 use crate::support::{FLOATS, agrees, random};
 
@@ -40,6 +41,22 @@ fn modulated_with_one_row_and_with_two() {
             );
         }
     }
+}
+
+#[test]
+fn a_stream_in_f32_feeds_layers_in_16_bits() {
+    for (dtype, limit) in [(DType::BF16, 3e-3), (DType::F16, 4e-4)] {
+        for d in [36, 104] {
+            let x = random(&[4, d], 2.0, 1);
+            let (scale, shift) = (random(&[2, d], 0.0, 2), random(&[2, d], 0.0, 3));
+            agrees(limit, &format!("{dtype:?} {d}"), || {
+                layer_norm_modulate_to(&x, &scale, &shift, 1, EPS, dtype)
+            });
+        }
+    }
+    let half = random(&[4, 8], 0.0, 1).to_dtype(DType::BF16).unwrap();
+    let row = random(&[1, 8], 0.0, 1);
+    assert!(layer_norm_modulate_to(&half, &row, &row, 0, EPS, DType::F32).is_err());
 }
 
 #[test]
