@@ -22,6 +22,11 @@ const TIED: (&str, &str) = ("shared.weight", "encoder.embed_tokens.weight");
 pub(super) struct LoadLog(Mutex<BTreeMap<String, String>>);
 
 impl LoadLog {
+    fn has(&self, component: Component, name: &str) -> bool {
+        let key = format!("{component}/{name}");
+        self.0.lock().is_ok_and(|lines| lines.contains_key(&key))
+    }
+
     fn record(&self, component: Component, name: &str, entry: &Entry, sha256: &str) {
         let key = format!("{component}/{name}");
         let line = format!(
@@ -160,8 +165,13 @@ impl TensorSource for FileSource {
                 "tensor is missing from the checkpoint",
             ));
         };
-        let (tensor, sha256) = stream::load(&file.file, &file.path, name, entry, dtype, device)?;
-        self.log.record(self.component, name, entry, &sha256);
+        // A tensor that is read again (streamed blocks, a network dropped between clips) is in the log.
+        let hash = !self.log.has(self.component, name);
+        let (tensor, sha256) =
+            stream::load(&file.file, &file.path, name, entry, dtype, device, hash)?;
+        if let Some(sha256) = sha256 {
+            self.log.record(self.component, name, entry, &sha256);
+        }
         Ok(tensor)
     }
 }

@@ -1,22 +1,24 @@
-//! Reading one tensor from a file into memory: chunk by chunk, cast, checked and hashed on the way.
+//! Reading one tensor from a file into memory: wave by wave (`read.rs`), cast, checked and, when asked,
+//! hashed on the way.
 //!
-//! The extra memory is the tensor itself plus two chunks. Files are read with `pread`, never mapped: a
-//! file that shrinks under the reader is an error, not a crash.
+//! The extra memory is the tensor itself plus two waves.
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::mem::MaybeUninit;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor, WithDType};
 use half::{bf16, f16};
+use rayon::prelude::*;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use super::read::{Range, in_waves};
 use crate::error::{Context, Error, Result};
 
-/// Bytes per read; a multiple of every element size.
-const CHUNK: usize = 2 << 20;
+/// Elements cast by one task.
+const PART: usize = 1 << 18;
 
 /// Types in which weights may be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -72,7 +74,7 @@ impl Entry {
     }
 }
 
-/// Reads a tensor; returns it with the hexadecimal SHA-256 of its stored bytes.
+/// Reads a tensor; returns it with, when `hash` asks for it, the hexadecimal SHA-256 of its stored bytes.
 pub(super) fn load(
     file: &File,
     path: &Path,
@@ -80,11 +82,12 @@ pub(super) fn load(
     entry: &Entry,
     dtype: DType,
     device: &Device,
-) -> Result<(Tensor, String)> {
+    hash: bool,
+) -> Result<(Tensor, Option<String>)> {
     match dtype {
-        DType::F32 => stream::<f32>(file, path, name, entry, device),
-        DType::BF16 => stream::<bf16>(file, path, name, entry, device),
-        DType::F16 => stream::<f16>(file, path, name, entry, device),
+        DType::F32 => stream::<f32>(file, path, name, entry, device, hash),
+        DType::BF16 => stream::<bf16>(file, path, name, entry, device, hash),
+        DType::F16 => stream::<f16>(file, path, name, entry, device, hash),
         other => Err(Error::local(format!(
             "weights load as f32, bf16 or f16, not as {}",
             other.as_str()
@@ -93,7 +96,7 @@ pub(super) fn load(
 }
 
 /// An element type that weights are loaded to.
-trait Target: WithDType + Send {
+trait Target: WithDType + Send + Sync {
     /// The stored type whose bytes are this type's.
     const SAME: StoredDType;
     fn from_le(bytes: &[u8]) -> Self;
@@ -146,149 +149,138 @@ fn stream<T: Target>(
     name: &str,
     entry: &Entry,
     device: &Device,
-) -> Result<(Tensor, String)> {
-    let total = entry.bytes();
+    hash: bool,
+) -> Result<(Tensor, Option<String>)> {
     let mut values: Vec<T> = Vec::new();
     values
         .try_reserve_exact(entry.elements())
         .map_err(|_| Error::io(path, io::Error::from(io::ErrorKind::OutOfMemory)))?;
-    let mut hasher = Sha256::new();
-    let mut current = vec![0_u8; CHUNK.min(total)];
-    let mut ahead = vec![0_u8; CHUNK.min(total.saturating_sub(CHUNK))];
-    read(file, path, name, &mut current, entry.offset)?;
-    let mut done = 0;
-    while done < total {
-        let length = CHUNK.min(total - done);
-        let next = CHUNK.min(total - done - length);
-        let chunk = &current[..length];
-        let (fetched, ((), finite)) = rayon::join(
+    let mut hasher = hash.then(Sha256::new);
+    let range = Range {
+        file,
+        path,
+        name,
+        offset: entry.offset,
+        bytes: entry.bytes(),
+    };
+    in_waves(range, &mut |wave| {
+        let ((), finite) = rayon::join(
             || {
-                read(
-                    file,
-                    path,
-                    name,
-                    &mut ahead[..next],
-                    entry.offset + (done + length) as u64,
-                )
+                if let Some(hasher) = &mut hasher {
+                    hasher.update(wave);
+                }
             },
-            || {
-                rayon::join(
-                    || hasher.update(chunk),
-                    || convert(chunk, entry.dtype, &mut values),
-                )
-            },
+            || convert(wave, entry.dtype, &mut values),
         );
-        fetched?;
         match finite {
-            Finite::All => {}
-            Finite::StoredNot => {
-                return Err(Error::artifact(
-                    path,
-                    format!(
-                        "tensor `{name}` holds NaN or infinite values; the file is damaged or the \
-                             training that made it diverged: use another checkpoint"
-                    ),
-                ));
-            }
-            Finite::TooLarge => {
-                return Err(Error::caller(
-                    "dtype",
-                    format!(
-                        "tensor `{name}` of {} holds values that do not fit {}; use f32 or bf16",
-                        path.display(),
-                        T::DTYPE.as_str()
-                    ),
-                ));
-            }
+            Finite::All => Ok(()),
+            Finite::StoredNot => Err(Error::artifact(
+                path,
+                format!(
+                    "tensor `{name}` holds NaN or infinite values; the file is damaged or the \
+                     training that made it diverged: use another checkpoint"
+                ),
+            )),
+            Finite::TooLarge => Err(Error::caller(
+                "dtype",
+                format!(
+                    "tensor `{name}` of {} holds values that do not fit {}; use f32 or bf16",
+                    path.display(),
+                    T::DTYPE.as_str()
+                ),
+            )),
         }
-        done += length;
-        std::mem::swap(&mut current, &mut ahead);
-    }
+    })?;
     let tensor = Tensor::from_vec(values, entry.shape.as_slice(), device)
         .context(|| format!("tensor `{name}` of {}", path.display()))?;
-    Ok((tensor, hex(&hasher.finalize())))
+    Ok((tensor, hasher.map(|hasher| hex(&hasher.finalize()))))
 }
 
-/// What a chunk held.
+/// What a run of bytes held.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Finite {
     All,
-    /// NaN or infinity in the file.
-    StoredNot,
     /// Finite in the file, infinite in the target type.
     TooLarge,
+    /// NaN or infinity in the file.
+    StoredNot,
 }
 
-fn convert<T: Target>(chunk: &[u8], stored: StoredDType, values: &mut Vec<T>) -> Finite {
+/// Appends the elements of `wave` to `values`, which has the room.
+#[allow(unsafe_code)]
+fn convert<T: Target>(wave: &[u8], stored: StoredDType, values: &mut Vec<T>) -> Finite {
+    let size = stored.size();
+    let count = wave.len() / size;
+    values.reserve(count);
+    let finite = values.spare_capacity_mut()[..count]
+        .par_chunks_mut(PART)
+        .zip(wave.par_chunks(PART * size))
+        .map(|(out, bytes)| convert_part(bytes, stored, out))
+        .max()
+        .unwrap_or(Finite::All);
+    // SAFETY: the parts cover `count` elements, and every part has been written completely.
+    unsafe { values.set_len(values.len() + count) };
+    finite
+}
+
+/// Writes every element of `out`.
+fn convert_part<T: Target>(
+    bytes: &[u8],
+    stored: StoredDType,
+    out: &mut [MaybeUninit<T>],
+) -> Finite {
     // The exponent of NaN and infinity is all ones. Branch-free folds, so that the compiler vectorises.
     let bad = match stored {
-        StoredDType::F64 => chunk.chunks_exact(8).fold(false, |bad, b| {
+        StoredDType::F64 => bytes.chunks_exact(8).fold(false, |bad, b| {
             bad | (u16::from_le_bytes([b[6], b[7]]) & 0x7ff0 == 0x7ff0)
         }),
-        StoredDType::F32 => chunk.chunks_exact(4).fold(false, |bad, b| {
+        StoredDType::F32 => bytes.chunks_exact(4).fold(false, |bad, b| {
             bad | (u16::from_le_bytes([b[2], b[3]]) & 0x7f80 == 0x7f80)
         }),
-        StoredDType::BF16 => chunk.chunks_exact(2).fold(false, |bad, b| {
+        StoredDType::BF16 => bytes.chunks_exact(2).fold(false, |bad, b| {
             bad | (u16::from_le_bytes([b[0], b[1]]) & 0x7f80 == 0x7f80)
         }),
-        StoredDType::F16 => chunk.chunks_exact(2).fold(false, |bad, b| {
+        StoredDType::F16 => bytes.chunks_exact(2).fold(false, |bad, b| {
             bad | (u16::from_le_bytes([b[0], b[1]]) & 0x7c00 == 0x7c00)
         }),
     };
-    if bad {
-        return Finite::StoredNot;
-    }
-    let start = values.len();
-    match stored {
-        same if same == T::SAME => values.extend(chunk.chunks_exact(same.size()).map(T::from_le)),
-        StoredDType::F64 => values.extend(chunk.chunks_exact(8).map(|b| {
+    let written = match stored {
+        same if same == T::SAME => each(bytes, same.size(), out, T::from_le),
+        StoredDType::F64 => each(bytes, 8, out, |b| {
             T::from_single(
                 f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32,
             )
-        })),
-        StoredDType::F32 => values.extend(
-            chunk
-                .chunks_exact(4)
-                .map(|b| T::from_single(<f32 as Target>::from_le(b))),
-        ),
-        StoredDType::F16 => {
-            values.extend(
-                chunk
-                    .chunks_exact(2)
-                    .map(|b| T::from_single(<f16 as Target>::from_le(b).to_f32())),
-            );
-        }
-        StoredDType::BF16 => {
-            values.extend(
-                chunk
-                    .chunks_exact(2)
-                    .map(|b| T::from_single(<bf16 as Target>::from_le(b).to_f32())),
-            );
-        }
-    }
-    if values[start..]
-        .iter()
-        .fold(true, |finite, value| finite & value.finite())
-    {
-        Finite::All
-    } else {
-        Finite::TooLarge
+        }),
+        StoredDType::F32 => each(bytes, 4, out, |b| {
+            T::from_single(<f32 as Target>::from_le(b))
+        }),
+        StoredDType::F16 => each(bytes, 2, out, |b| {
+            T::from_single(<f16 as Target>::from_le(b).to_f32())
+        }),
+        StoredDType::BF16 => each(bytes, 2, out, |b| {
+            T::from_single(<bf16 as Target>::from_le(b).to_f32())
+        }),
+    };
+    match (bad, written) {
+        (true, _) => Finite::StoredNot,
+        (false, true) => Finite::All,
+        (false, false) => Finite::TooLarge,
     }
 }
 
-fn read(file: &File, path: &Path, name: &str, buffer: &mut [u8], offset: u64) -> Result<()> {
-    file.read_exact_at(buffer, offset).map_err(|source| {
-        if source.kind() == io::ErrorKind::UnexpectedEof {
-            Error::artifact(
-                path,
-                format!(
-                    "the file ends inside tensor `{name}`; it was cut or replaced while it was \
-                         being read: fetch it again"
-                ),
-            )
-        } else {
-            Error::io(path, source)
-        }
-    })
+/// Writes `of` of each run of `size` bytes; whether all results are finite.
+fn each<T: Target>(
+    bytes: &[u8],
+    size: usize,
+    out: &mut [MaybeUninit<T>],
+    of: impl Fn(&[u8]) -> T,
+) -> bool {
+    out.iter_mut()
+        .zip(bytes.chunks_exact(size))
+        .fold(true, |finite, (out, bytes)| {
+            let value = *out.write(of(bytes));
+            finite & value.finite()
+        })
 }
 
 /// Lower-case hexadecimal.
