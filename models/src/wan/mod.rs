@@ -3,6 +3,7 @@
 mod config;
 pub mod cost;
 pub mod pipeline;
+pub mod plan;
 pub mod transformer;
 pub mod vae;
 

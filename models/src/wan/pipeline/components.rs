@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::{DType, Device};
+use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::text::Umt5Encoder;
@@ -13,15 +14,16 @@ use crate::wan::vae::{AutoencoderKlWan, VaeParts};
 use crate::weights::{Checkpoint, Component, VarBuilder};
 
 /// What stays in memory between uses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Offload {
     /// Everything, loaded once.
     #[default]
     None,
     /// The VAE only; the text encoder and one expert at a time are loaded when needed and dropped after.
     Experts,
-    /// As [`Offload::Experts`], and of the expert at most two transformer blocks at a time: the next one is
-    /// brought in while one is computed.
+    /// Nothing; of the VAE the half that is needed, and of the expert at most two transformer blocks at a
+    /// time: the next one is brought in while one is computed.
     Blocks,
 }
 
@@ -104,6 +106,8 @@ pub(super) struct Components {
     checkpoint: Checkpoint,
     dtype: DType,
     device: Device,
+    /// Where the text encoder runs.
+    text_device: Device,
     offload: Offload,
     text: Option<Umt5Encoder>,
     /// Shared with clips that are still being decoded.
@@ -123,6 +127,7 @@ impl Components {
         Self {
             checkpoint,
             dtype,
+            text_device: device.clone(),
             device,
             offload,
             text: None,
@@ -140,6 +145,30 @@ impl Components {
         &self.device
     }
 
+    pub(super) fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    pub(super) fn text_device(&self) -> &Device {
+        &self.text_device
+    }
+
+    /// Moves the text encoder elsewhere; what was loaded of it is dropped.
+    pub(super) fn set_text_device(&mut self, device: Device) {
+        self.text_device = device;
+        self.text = None;
+    }
+
+    /// Changes what stays in memory; what was loaded is dropped.
+    pub(super) fn set_offload(&mut self, offload: Offload) {
+        if offload != self.offload {
+            self.offload = offload;
+            self.text = None;
+            self.vae = None;
+            self.experts = [None, None];
+        }
+    }
+
     pub(super) fn offload(&self) -> Offload {
         self.offload
     }
@@ -150,7 +179,11 @@ impl Components {
 
     fn builder(&self, component: Component) -> Result<VarBuilder> {
         let source = self.checkpoint.source(component)?;
-        Ok(VarBuilder::new(source, self.dtype, &self.device))
+        let device = match component {
+            Component::TextEncoder => &self.text_device,
+            _ => &self.device,
+        };
+        Ok(VarBuilder::new(source, self.dtype, device))
     }
 
     /// The text encoder, loaded when it is not there.
@@ -175,16 +208,17 @@ impl Components {
     }
 
     /// The VAE with at least the parts asked for.
-    pub(super) fn vae(&mut self, parts: VaeParts) -> Result<&Arc<AutoencoderKlWan>> {
+    pub(super) fn vae(&mut self, parts: VaeParts) -> Result<Arc<AutoencoderKlWan>> {
         let enough =
             matches!(&self.vae, Some((_, have)) if *have == parts || *have == VaeParts::Both);
         if !enough {
             let start = Instant::now();
-            // Without offloading the VAE serves many requests: take all of it at once. A part that is
-            // there already is dropped first, so that two copies are never held.
-            let parts = match (self.offload, self.vae.take()) {
-                (Offload::Experts | Offload::Blocks, None) => parts,
-                _ => VaeParts::Both,
+            // Where the VAE stays it serves many requests: take all of it at once. A part that is there
+            // already is dropped first, so that two copies are never held.
+            self.vae = None;
+            let parts = match self.offload {
+                Offload::None | Offload::Experts => VaeParts::Both,
+                Offload::Blocks => parts,
             };
             let vb = self.builder(Component::Vae)?;
             let vae = AutoencoderKlWan::new(self.checkpoint.vae_config(), vb, parts)?;
@@ -193,8 +227,16 @@ impl Components {
         }
         self.vae
             .as_ref()
-            .map(|(vae, _)| vae)
+            .map(|(vae, _)| Arc::clone(vae))
             .ok_or_else(|| Error::local("VAE is gone"))
+    }
+
+    /// Drops the VAE where nothing stays; clips that are being decoded keep theirs.
+    pub(super) fn vae_done(&mut self) {
+        if self.offload == Offload::Blocks {
+            self.vae = None;
+            release_freed_memory();
+        }
     }
 
     /// One expert; with offloading the other one is dropped first.

@@ -21,6 +21,7 @@ pub use params::{GenerateParams, Observer, Stage, Timings, Unobserved, check_mul
 
 use self::components::{Components, Contexts};
 use self::condition::Condition;
+use super::plan::PlanOptions;
 use super::transformer::{CONTEXT_LEN, ClipTimestep};
 use super::vae::VaeParts;
 use crate::error::{Error, Result};
@@ -67,8 +68,36 @@ impl WanPipeline {
         self.components.checkpoint()
     }
 
+    /// Runs the text encoder on another device than the rest.
+    #[must_use]
+    pub fn with_text_encoder_on(mut self, device: Device) -> Self {
+        self.components.set_text_device(device);
+        self
+    }
+
+    /// Changes what stays in memory; what was loaded is dropped.
+    pub fn set_offload(&mut self, offload: Offload) {
+        self.components.set_offload(offload);
+    }
+
+    /// What stays in memory.
+    pub fn offload(&self) -> Offload {
+        self.components.offload()
+    }
+
+    /// How this pipeline runs, for plans.
+    pub fn plan_options(&self) -> PlanOptions {
+        PlanOptions {
+            dtype: self.components.dtype(),
+            accelerator: !self.components.device().is_cpu(),
+            offload: self.components.offload(),
+            text_on_cpu: self.components.text_device().is_cpu(),
+            threads: rayon::current_num_threads(),
+        }
+    }
+
     /// Reads everything that stays in memory, so that the first request does not pay for it. With
-    /// [`Offload::Experts`] and [`Offload::Blocks`] only the VAE does.
+    /// [`Offload::Experts`] only the VAE does, with [`Offload::Blocks`] nothing.
     ///
     /// # Errors
     /// [`Error::Artifact`] for unusable weights.
@@ -76,6 +105,9 @@ impl WanPipeline {
         let two = self.checkpoint().has_second_expert();
         let resident = self.components.offload().keeps();
         let total = if resident { 3 + usize::from(two) } else { 1 };
+        if self.components.offload() == Offload::Blocks {
+            return Ok(());
+        }
         observer.progress(Stage::Load, 0, total);
         self.components.vae(VaeParts::Both)?;
         observer.progress(Stage::Load, 1, total);
@@ -170,7 +202,8 @@ impl WanPipeline {
             observer.tensor("latents.final", &latents.unsqueeze(0)?)?;
         }
         self.check_finite(&latents)?;
-        let vae = self.components.vae(VaeParts::Decoder)?.clone();
+        let vae = self.components.vae(VaeParts::Decoder)?;
+        self.components.vae_done();
         timings.load_s += self.components.take_load_time();
         Ok(LatentClip {
             latents,
@@ -251,6 +284,7 @@ impl WanPipeline {
         for (done, (name, text)) in prompts.iter().enumerate() {
             let ids = self.tokenizer.encode(&clean_prompt(text))?;
             let embedded = self.components.text()?.forward(&ids)?;
+            let embedded = embedded.to_device(self.components.device())?;
             if observer.wants_tensors() {
                 let padded = self.padded_tokens(&ids)?;
                 observer.tensor(&format!("tokens.{name}"), &padded)?;
@@ -317,6 +351,7 @@ impl WanPipeline {
             .components
             .vae(VaeParts::Encoder)?
             .encode_image(&image, frames)?;
+        self.components.vae_done();
         let condition = if kind == ModelKind::Ti2v5b {
             if observer.wants_tensors() {
                 observer.tensor("image_latents", &latents.unsqueeze(0)?)?;

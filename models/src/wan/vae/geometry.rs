@@ -5,24 +5,24 @@ use crate::wan::VaeConfig;
 
 /// One resolution of the encoder or decoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Level {
-    pub(super) channels_in: usize,
-    pub(super) channels_out: usize,
+pub(in crate::wan) struct Level {
+    pub(in crate::wan) channels_in: usize,
+    pub(in crate::wan) channels_out: usize,
     /// The step to the next resolution; none at the last level.
-    pub(super) resample: Option<Resample>,
+    pub(in crate::wan) resample: Option<Resample>,
 }
 
 /// Halving or doubling at the end of a level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Resample {
+pub(in crate::wan) struct Resample {
     /// Whether time changes along with height and width.
-    pub(super) temporal: bool,
+    pub(in crate::wan) temporal: bool,
     /// Width of what comes out.
-    pub(super) channels_out: usize,
+    pub(in crate::wan) channels_out: usize,
 }
 
 /// Whether a configuration describes a model that can be built. Errors name the checkpoint's field.
-pub(super) fn check(cfg: &VaeConfig) -> Result<()> {
+pub(in crate::wan) fn check(cfg: &VaeConfig) -> Result<()> {
     let refuse = |message: String| Err(Error::artifact("vae/config.json", message));
     if !cfg.attn_scales.is_empty() {
         return refuse(format!(
@@ -100,7 +100,7 @@ pub(super) fn check(cfg: &VaeConfig) -> Result<()> {
 }
 
 /// Pixels along each side of the patches that the model works on.
-pub(super) fn patch(cfg: &VaeConfig) -> usize {
+pub(in crate::wan) fn patch(cfg: &VaeConfig) -> usize {
     cfg.patch_size.unwrap_or(1)
 }
 
@@ -110,27 +110,27 @@ fn decoder_base(cfg: &VaeConfig) -> usize {
 }
 
 /// Width of the encoder's first convolution.
-pub(super) fn encoder_width(cfg: &VaeConfig) -> usize {
+pub(in crate::wan) fn encoder_width(cfg: &VaeConfig) -> usize {
     cfg.base_dim
 }
 
 /// Width at the encoder's lowest resolution.
-pub(super) fn encoder_mid_width(cfg: &VaeConfig) -> usize {
+pub(in crate::wan) fn encoder_mid_width(cfg: &VaeConfig) -> usize {
     cfg.base_dim * cfg.dim_mult.last().copied().unwrap_or(1)
 }
 
 /// Width at the decoder's lowest resolution.
-pub(super) fn decoder_mid_width(cfg: &VaeConfig) -> usize {
+pub(in crate::wan) fn decoder_mid_width(cfg: &VaeConfig) -> usize {
     decoder_base(cfg) * cfg.dim_mult.last().copied().unwrap_or(1)
 }
 
 /// Width at the decoder's highest resolution.
-pub(super) fn decoder_width(cfg: &VaeConfig) -> usize {
+pub(in crate::wan) fn decoder_width(cfg: &VaeConfig) -> usize {
     decoder_base(cfg) * cfg.dim_mult.first().copied().unwrap_or(1)
 }
 
 /// Levels of the encoder, highest resolution first.
-pub(super) fn encoder_levels(cfg: &VaeConfig) -> Vec<Level> {
+pub(in crate::wan) fn encoder_levels(cfg: &VaeConfig) -> Vec<Level> {
     let mut channels_in = cfg.base_dim;
     let widths = cfg.dim_mult.iter().enumerate().map(|(i, mult)| {
         let channels_out = cfg.base_dim * mult;
@@ -150,7 +150,7 @@ pub(super) fn encoder_levels(cfg: &VaeConfig) -> Vec<Level> {
 }
 
 /// Levels of the decoder, lowest resolution first.
-pub(super) fn decoder_levels(cfg: &VaeConfig) -> Vec<Level> {
+pub(in crate::wan) fn decoder_levels(cfg: &VaeConfig) -> Vec<Level> {
     let mut channels_in = decoder_mid_width(cfg);
     let steps = cfg.temperal_downsample.iter().rev().map(Some).chain([None]);
     let levels = cfg.dim_mult.iter().rev().zip(steps).map(|(mult, step)| {
@@ -177,7 +177,7 @@ pub(super) fn decoder_levels(cfg: &VaeConfig) -> Vec<Level> {
 }
 
 /// Every tensor of the VAE under its diffusers name, with its shape; encoder first.
-pub(super) fn tensor_shapes(cfg: &VaeConfig) -> Vec<(String, Vec<usize>)> {
+pub(in crate::wan) fn tensor_shapes(cfg: &VaeConfig) -> Vec<(String, Vec<usize>)> {
     let mut list = List(Vec::new());
     let z = cfg.z_dim;
 

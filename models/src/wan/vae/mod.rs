@@ -13,7 +13,7 @@ mod blocks;
 mod cost;
 mod decoder;
 mod encoder;
-mod geometry;
+pub(in crate::wan) mod geometry;
 mod pixels;
 mod resample;
 mod shortcut;

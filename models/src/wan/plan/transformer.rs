@@ -1,0 +1,179 @@
+//! The transformer's weights and activations: the order of allocations is that of
+//! [`crate::wan::transformer`].
+
+use super::ledger::{Bytes, F32, Layer, Machine};
+use crate::wan::TransformerConfig;
+use crate::wan::transformer::CONTEXT_LEN;
+
+/// What of an expert stays while its blocks come and go: embeddings, modulation, head.
+pub(super) fn outer_layers(m: &Machine, cfg: &TransformerConfig) -> Vec<Layer> {
+    let d = cfg.dim();
+    let patch = cfg.patch_size.iter().product::<usize>();
+    // The timestep MLP is f32 whatever the type is.
+    let single = Machine {
+        element: F32,
+        ..m.clone()
+    };
+    vec![
+        Layer::linear(m, cfg.in_channels * patch, d, true),
+        Layer::linear(&single, cfg.freq_dim, d, true),
+        Layer::linear(&single, d, d, true),
+        Layer::linear(m, d, 6 * d, true),
+        Layer::linear(m, cfg.text_dim, d, true),
+        Layer::linear(m, d, d, true),
+        Layer::plain(2 * d, F32),
+        Layer::linear(m, d, cfg.out_channels * patch, true),
+    ]
+}
+
+/// One block.
+pub(super) fn block_layers(m: &Machine, cfg: &TransformerConfig) -> Vec<Layer> {
+    let (d, f) = (cfg.dim(), cfg.ffn_dim);
+    let mut layers = Vec::new();
+    if cfg.cross_attn_norm {
+        layers.extend([Layer::plain(d, F32); 2]);
+    }
+    for _ in 0..2 {
+        layers.extend([Layer::linear(m, d, d, true); 4]);
+        layers.extend([Layer::plain(d, F32); 2]);
+    }
+    layers.push(Layer::linear(m, d, f, true));
+    layers.push(Layer::linear(m, f, d, true));
+    layers.push(Layer::plain(6 * d, F32));
+    layers
+}
+
+/// Sizes of one pass.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pass<'a> {
+    pub(super) cfg: &'a TransformerConfig,
+    /// Tokens of the clip.
+    pub(super) tokens: usize,
+    /// Distinct timesteps in the clip.
+    pub(super) rows: usize,
+    /// Prompts that pass through each block together.
+    pub(super) prompts: usize,
+}
+
+/// Keys and values of one prompt of `tokens` tokens for all blocks, [`CONTEXT_LEN`] rows each.
+pub(super) fn context(m: &Machine, cfg: &TransformerConfig, tokens: usize) -> Vec<Bytes> {
+    let d = cfg.dim();
+    let context = {
+        let padded = m.rows((tokens + 1) * cfg.text_dim);
+        let hidden = m.linear(tokens + 1, d);
+        drop(padded);
+        let context = m.linear(tokens + 1, d);
+        drop(hidden);
+        context
+    };
+    let extended = || {
+        let short = m.linear(tokens + 1, d);
+        if tokens + 1 == CONTEXT_LEN {
+            return short;
+        }
+        let _last = m.rows(CONTEXT_LEN.saturating_sub(tokens + 1) * d);
+        m.rows(CONTEXT_LEN * d)
+    };
+    let key_and_value = |_| {
+        let key = {
+            let projected = m.linear(tokens + 1, d);
+            let _normed = m.rows((tokens + 1) * d);
+            drop(projected);
+            let _last = m.rows(CONTEXT_LEN.saturating_sub(tokens + 1) * d);
+            m.rows(CONTEXT_LEN * d)
+        };
+        [key, extended()]
+    };
+    let made = (0..cfg.num_layers).flat_map(key_and_value).collect();
+    drop(context);
+    made
+}
+
+impl Pass<'_> {
+    /// Norm of a projection; the projection goes when the norm is there.
+    fn query(&self, m: &Machine) -> Bytes {
+        let (l, d) = (self.tokens, self.cfg.dim());
+        let _projected = m.linear(l, d);
+        m.rows(l * d)
+    }
+
+    /// One block on the residual stream `x`, which the caller holds: the new stream.
+    fn block(&self, m: &Machine) -> Bytes {
+        let (l, d, f) = (self.tokens, self.cfg.dim(), self.cfg.ffn_dim);
+        let (heads, width) = (self.cfg.num_attention_heads, self.cfg.attention_head_dim);
+        let table = m.f32(self.rows * 6 * d);
+
+        let hidden = m.rows(l * d);
+        let rotated = || {
+            let _normed = self.query(m);
+            m.rows(l * d)
+        };
+        let (q, k) = (rotated(), rotated());
+        let v = m.linear(l, d);
+        drop(hidden);
+        let attend = |keys| {
+            let out = m.attention(l, keys, heads, width);
+            let projected = m.linear(l, d);
+            drop(out);
+            projected
+        };
+        let x1 = {
+            let _projected = attend(l);
+            m.rows(l * d)
+        };
+        drop((q, k, v));
+
+        let normed = if self.cfg.cross_attn_norm {
+            m.rows(l * d)
+        } else {
+            x1.clone()
+        };
+        let x2 = {
+            let _query = self.query(m);
+            let _projected = attend(CONTEXT_LEN);
+            m.rows(l * d)
+        };
+        drop((x1, normed));
+
+        // The model holds the norm until the block is done.
+        let _hidden = m.rows(l * d);
+        let hidden = m.linear(l, f);
+        let projected = m.linear(l, d);
+        let x = m.rows(l * d);
+        drop((x2, hidden, projected, table));
+        x
+    }
+
+    /// One pass, for each prompt a velocity of `out_channels` on the grid of the tokens.
+    pub(super) fn forward(
+        &self,
+        m: &Machine,
+        blocks: &mut dyn FnMut(usize) -> Vec<Bytes>,
+    ) -> Vec<Bytes> {
+        let (l, d) = (self.tokens, self.cfg.dim());
+        let patch = self.cfg.patch_size.iter().product::<usize>();
+        let converted = (m.element != F32).then(|| m.rows(l * self.cfg.in_channels * patch));
+        let tokens = m.rows(l * self.cfg.in_channels * patch);
+        drop(converted);
+        let rotary = m.f32(l * self.cfg.attention_head_dim);
+        // temb and modulation
+        let _time = m.f32(self.rows * 7 * d);
+        let mut streams = vec![m.linear(l, d); self.prompts];
+        drop(tokens);
+        for index in 0..self.cfg.num_layers {
+            let _weights = blocks(index);
+            for x in &mut streams {
+                *x = self.block(m);
+            }
+        }
+        drop(rotary);
+        streams
+            .into_iter()
+            .map(|_x| {
+                let _normed = m.rows(l * d);
+                let _patches = m.linear(l, self.cfg.out_channels * patch);
+                m.rows(l * self.cfg.out_channels * patch)
+            })
+            .collect()
+    }
+}
