@@ -9,6 +9,7 @@ pub mod generation;
 pub mod http;
 pub mod jobs;
 pub mod media;
+pub mod memory;
 pub mod service;
 pub mod store;
 pub mod telemetry;

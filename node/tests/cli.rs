@@ -367,3 +367,101 @@ fn inspect_says_what_a_folder_is_and_what_is_wrong() {
     assert_eq!(done.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&done.stderr).contains("vae"));
 }
+
+#[test]
+fn a_clip_is_planned_and_refused_before_weights_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny(ModelKind::T2vA14b, folder.path());
+    // Weights that cannot be read: nobody may want to.
+    for file in ["vae", "transformer"] {
+        let path = model.join(file).join("diffusion_pytorch_model.safetensors");
+        let bytes = std::fs::read(&path).unwrap();
+        let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize + 8;
+        let poisoned: Vec<u8> = (0..bytes.len())
+            .map(|i| if i < header { bytes[i] } else { 0xff })
+            .collect();
+        std::fs::write(&path, poisoned).unwrap();
+    }
+    let mut args = vec![
+        "generate",
+        "--model",
+        model.to_str().unwrap(),
+        "--prompt",
+        "a boat",
+    ];
+    args.extend(SMALL);
+    args.extend(["--device", "cpu"]);
+
+    let with = |more: &[&str]| node(&[args.as_slice(), more].concat(), folder.path());
+    let done = with(&["--plan"]);
+    let text = String::from_utf8(done.stdout).unwrap();
+    assert_eq!(done.status.code(), Some(0), "{text}");
+    for word in [
+        "memory plan: t2v-a14b, 64x64, 5 frames",
+        "vae decode",
+        "all stages",
+        "GB free",
+    ] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+
+    let json = |more: &[&str]| -> (Option<i32>, Value) {
+        let done = with(&[&["--plan", "--format", "json"], more].concat());
+        (
+            done.status.code(),
+            serde_json::from_slice(&done.stdout).unwrap(),
+        )
+    };
+    let (code, plan) = json(&["--offload", "blocks"]);
+    assert_eq!(code, Some(0));
+    assert_eq!(plan["plan"]["offload"], "blocks");
+    assert_eq!(plan["fits"], true);
+    let sparing = plan["needed"]["host"].as_u64().unwrap();
+    let (_, plan) = json(&["--offload", "none"]);
+    let all = plan["needed"]["host"].as_u64().unwrap();
+    assert!(sparing < all, "{sparing} {all}");
+
+    // Between the two: `auto` does with less than everything.
+    let limit = ((sparing + all) / 2).to_string();
+    let (code, plan) = json(&["--memory-limit", &limit]);
+    assert_eq!(code, Some(0));
+    assert_ne!(plan["plan"]["offload"], "none");
+    let (code, plan) = json(&["--memory-limit", "100kB"]);
+    assert_eq!((code, &plan["fits"]), (Some(69), &Value::Bool(false)));
+
+    let refused = with(&["--offload", "none", "--memory-limit", &limit]);
+    let stderr = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(69), "{stderr}");
+    for word in ["are needed", "are available", "--offload experts"] {
+        assert!(
+            stderr.contains(word) || stderr.contains("--offload blocks"),
+            "{word}: {stderr}"
+        );
+    }
+    assert!(!folder.path().join("out.mp4").exists());
+}
+
+#[test]
+fn a_node_with_too_little_memory_does_not_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny(ModelKind::Ti2v5b, folder.path());
+    let done = node(
+        &[
+            "serve",
+            "--model",
+            model.to_str().unwrap(),
+            "--device",
+            "cpu",
+            "--port",
+            "0",
+            "--data-dir",
+            "data",
+            "--memory-limit",
+            "100kB",
+        ],
+        folder.path(),
+    );
+    let stderr = String::from_utf8(done.stderr).unwrap();
+    assert_eq!(done.status.code(), Some(69), "{stderr}");
+    assert!(stderr.contains("not even a small clip"), "{stderr}");
+}

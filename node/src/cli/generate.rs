@@ -13,16 +13,19 @@ use clap::{Args, ValueEnum};
 use leoma_models::Error;
 use leoma_models::noise::NoiseSource;
 use leoma_models::scheduler::SchedulerKind;
-use leoma_models::wan::pipeline::{Observer, Offload, Stage};
+use leoma_models::wan::pipeline::{Observer, Stage};
+use leoma_models::wan::plan::Memory;
 use serde_json::json;
 
 use secrecy::SecretString;
 
 use super::layers::Origins;
 use super::progress::Bars;
+use super::units::Bytes;
 use super::{DeviceArg, DtypeArg};
 use crate::generation::{
-    Dump, GenerationRequest, Generator, Output, Preset, Settings, noise_source,
+    Dump, GenerationRequest, Generator, MemoryOptions, OffloadChoice, Output, Preset, Settings,
+    TextEncoderDevice, noise_source,
 };
 
 /// How results are printed.
@@ -129,9 +132,16 @@ pub(super) struct GenerateArgs {
     /// Where to compute: cpu, cuda, cuda:N or auto.
     #[arg(long, default_value = "auto", env = "LEOMA_NODE_DEVICE")]
     device: DeviceArg,
-    /// What to keep in memory: none (offload nothing) or experts (one expert at a time).
-    #[arg(long, default_value = "none", env = "LEOMA_NODE_OFFLOAD")]
-    offload: Offload,
+    /// What to keep in memory: auto (the fastest that fits), none (offload nothing), experts (one network at a
+    /// time) or blocks (two transformer blocks at a time).
+    #[arg(long, default_value = "auto", env = "LEOMA_NODE_OFFLOAD")]
+    offload: OffloadChoice,
+    /// Where to run the text encoder: same (as the rest) or cpu.
+    #[arg(long, default_value = "same", env = "LEOMA_NODE_TEXT_ENCODER_DEVICE")]
+    text_encoder_device: TextEncoderDevice,
+    /// Most memory to use, of the GPU or, on the CPU, of the machine; default: what is free.
+    #[arg(long, value_name = "BYTES", env = "LEOMA_NODE_MEMORY_LIMIT")]
+    memory_limit: Option<Bytes>,
     /// x264 quality, 0 (lossless) to 51; default by preset.
     #[arg(long)]
     crf: Option<u8>,
@@ -147,6 +157,9 @@ pub(super) struct GenerateArgs {
     /// Print every effective value and where it came from, and stop.
     #[arg(long)]
     print_config: bool,
+    /// Print how much memory the clip takes, stage by stage, and whether it fits; read no weights.
+    #[arg(long, conflicts_with = "print_config")]
+    plan: bool,
     /// How to print the result.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -236,7 +249,12 @@ fn run_here(args: &GenerateArgs) -> Result<()> {
     };
     let request = args.request()?;
     let device = args.device.open()?;
-    let mut generator = Generator::open(model, args.dtype.0, &device, args.offload)?;
+    let memory = MemoryOptions {
+        offload: args.offload,
+        text_encoder: args.text_encoder_device,
+        limit: args.memory_limit.map(|limit| limit.0),
+    };
+    let mut generator = Generator::open(model, args.dtype.0, &device, memory)?;
     let (settings, image) = generator.resolver().resolve(&request, args.preset)?;
     for warning in &settings.warnings {
         eprintln!("warning: {warning}");
@@ -245,6 +263,10 @@ fn run_here(args: &GenerateArgs) -> Result<()> {
         print_config(&settings, args);
         return Ok(());
     }
+    if args.plan {
+        return print_plan(&mut generator, &settings, image.is_some(), args.format);
+    }
+    generator.admit(&settings.params, image.is_some())?;
     // A build without a video encoder can still write the frames, when they were asked for.
     let encodes = cfg!(feature = "ffmpeg") || args.frames_dir.is_none();
     let output = Output {
@@ -323,6 +345,47 @@ fn run_here(args: &GenerateArgs) -> Result<()> {
             );
         }
     }
+    Ok(())
+}
+
+/// Prints the memory plan; fails as the generation would where it does not fit.
+#[allow(clippy::print_stdout)]
+fn print_plan(
+    generator: &mut Generator,
+    settings: &Settings,
+    with_image: bool,
+    format: Format,
+) -> Result<()> {
+    let plan = generator.plan(&settings.params, with_image);
+    let planning = generator.planning();
+    let [device, host] = Memory::ALL.map(|memory| planning.needed(&plan, memory));
+    let budget = planning.budget();
+    match format {
+        Format::Text => {
+            print!("{plan}");
+            for (name, needed, free) in [
+                ("device", device, budget.device),
+                ("host", host, budget.host),
+            ] {
+                if let Some(free) = free.filter(|_| needed > 0) {
+                    let [needed, free] = [needed, free].map(|bytes| bytes as f64 / 1e9);
+                    println!(
+                        "{name}: {needed:.2} GB needed with a margin of 5 %, {free:.2} GB free"
+                    );
+                }
+            }
+        }
+        Format::Json => {
+            let object = json!({
+                "plan": plan,
+                "needed": {"device": device, "host": host},
+                "available": {"device": budget.device, "host": budget.host},
+                "fits": planning.check(&plan).is_ok(),
+            });
+            println!("{object}");
+        }
+    }
+    generator.admit(&settings.params, with_image)?;
     Ok(())
 }
 

@@ -10,13 +10,12 @@ use anyhow::Result;
 use candle_core::Device;
 use clap::Args;
 use leoma_models::Error;
-use leoma_models::wan::pipeline::Offload;
 use secrecy::SecretString;
 
 use super::units::{Bytes, Seconds};
 use super::{DeviceArg, DtypeArg};
 use crate::engine::{EngineOptions, WanOptions};
-use crate::generation::Preset;
+use crate::generation::{MemoryOptions, OffloadChoice, Preset, TextEncoderDevice};
 use crate::http::{
     Access, AccessOptions, FetchOptions, Fetcher, Limits, Profile, ServerOptions, check_key,
     read_key_file,
@@ -161,14 +160,31 @@ pub(super) struct ServeArgs {
         help_heading = "Generation"
     )]
     device: DeviceArg,
-    /// What to keep in memory: none (offload nothing) or experts (one expert at a time).
+    /// What to keep in memory: auto (the fastest that fits), none (offload nothing), experts (one network at a
+    /// time) or blocks (two transformer blocks at a time).
     #[arg(
         long,
-        default_value = "none",
+        default_value = "auto",
         env = "LEOMA_NODE_OFFLOAD",
         help_heading = "Generation"
     )]
-    offload: Offload,
+    offload: OffloadChoice,
+    /// Where to run the text encoder: same (as the rest) or cpu.
+    #[arg(
+        long,
+        default_value = "same",
+        env = "LEOMA_NODE_TEXT_ENCODER_DEVICE",
+        help_heading = "Generation"
+    )]
+    text_encoder_device: TextEncoderDevice,
+    /// Most memory to use, of the GPU or, on the CPU, of the machine; default: what is free.
+    #[arg(
+        long,
+        value_name = "BYTES",
+        env = "LEOMA_NODE_MEMORY_LIMIT",
+        help_heading = "Generation"
+    )]
+    memory_limit: Option<Bytes>,
     /// Requests that may wait behind the running one; more are answered 429.
     #[arg(
         long,
@@ -324,7 +340,11 @@ impl ServeArgs {
                 preset: self.preset,
                 dtype: self.dtype.0,
                 device,
-                offload: self.offload,
+                memory: MemoryOptions {
+                    offload: self.offload,
+                    text_encoder: self.text_encoder_device,
+                    limit: self.memory_limit.map(|limit| limit.0),
+                },
                 scratch,
             })),
             (None, None) => {

@@ -135,11 +135,11 @@ impl ClientError {
 /// The server's words for what went wrong, by who has to act.
 fn fault_of_code(code: &str) -> Fault {
     match code {
-        "invalid_request" | "too_large" | "too_slow" => Fault::Caller,
+        "invalid_request" | "too_large" | "too_large_for_device" | "too_slow" => Fault::Caller,
         "artifact" | "bad_output" => Fault::Artifact,
         // `cancelled`: by somebody else, who can be asked.
         "busy" | "deadline" | "shutting_down" | "not_ready" | "disk_full" | "device_lost"
-        | "cancelled" => Fault::Transient,
+        | "out_of_memory" | "cancelled" => Fault::Transient,
         _ => Fault::Local,
     }
 }

@@ -41,6 +41,18 @@ pub enum EngineError {
         /// The limit and what was found.
         message: String,
     },
+    /// The clip does not fit this server's memory, and never will.
+    #[error("the clip is too large for this server: {message}")]
+    TooLargeForDevice {
+        /// What is needed, what there is, what would help.
+        message: String,
+    },
+    /// The clip would fit, but others have taken the memory.
+    #[error("the server's memory is taken by others at the moment: {message}")]
+    OutOfMemory {
+        /// What is needed and what there is.
+        message: String,
+    },
     /// The queue is full.
     #[error("the server is at maximum capacity ({ahead} jobs ahead); try again in {} s", retry_after.as_secs())]
     Busy {
@@ -164,6 +176,8 @@ impl EngineError {
         match self {
             Self::Caller { .. } => "invalid_request",
             Self::TooLarge { .. } => "too_large",
+            Self::TooLargeForDevice { .. } => "too_large_for_device",
+            Self::OutOfMemory { .. } => "out_of_memory",
             Self::Busy { .. } => "busy",
             Self::Deadline { .. } => "deadline",
             Self::TooSlow { .. } => "too_slow",
@@ -186,6 +200,7 @@ impl EngineError {
                 Some(*retry_after)
             }
             Self::ShuttingDown | Self::DeviceLost { .. } => Some(Duration::from_secs(10)),
+            Self::OutOfMemory { .. } => Some(Duration::from_secs(30)),
             _ => None,
         }
     }
@@ -195,12 +210,14 @@ impl EngineError {
         match self {
             Self::Caller { .. }
             | Self::TooLarge { .. }
+            | Self::TooLargeForDevice { .. }
             | Self::TooSlow { .. }
             | Self::Cancelled => Fault::Caller,
             Self::Busy { .. }
             | Self::Deadline { .. }
             | Self::ShuttingDown
             | Self::DiskFull { .. }
+            | Self::OutOfMemory { .. }
             | Self::DeviceLost { .. } => Fault::Transient,
             Self::Artifact { .. } | Self::BadOutput { .. } => Fault::Artifact,
             Self::Local { .. } | Self::Panicked { .. } | Self::Stalled { .. } => Fault::Local,

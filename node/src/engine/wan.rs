@@ -5,12 +5,18 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device};
 use leoma_models::wan::cost;
-use leoma_models::wan::pipeline::{self, Observer, Offload};
+use leoma_models::wan::pipeline::{self, Observer};
+use leoma_models::wan::plan::{Memory, MemoryPlan, PlanRequest};
+use leoma_models::wan::transformer::CONTEXT_LEN;
 use leoma_models::weights::{Checkpoint, Component, ModelKind};
 use serde_json::json;
 
 use super::{Admission, Backend, Clip, Control, Cost, Decode, EngineError, Job, ModelInfo, Stage};
-use crate::generation::{Denoised, GenerationRequest, Generator, Preset, Resolver};
+use crate::generation::{
+    Denoised, GenerationRequest, Generator, MemoryOptions, Planning, Preset, Resolver,
+};
+use crate::memory::host_available;
+use crate::telemetry::resident_bytes;
 
 /// Reads requests for one checkpoint and preset.
 #[derive(Debug)]
@@ -18,9 +24,15 @@ pub struct ModelAdmission {
     resolver: Resolver,
     checkpoint: Checkpoint,
     preset: Preset,
+    planning: Planning,
 }
 
 impl ModelAdmission {
+    fn plan(&self, job: &Job) -> MemoryPlan {
+        let request = PlanRequest::new(&job.settings.params, job.image.is_some());
+        self.planning.plan(request)
+    }
+
     fn job(&self, request: &GenerationRequest) -> Result<Job, EngineError> {
         let (settings, image) = self.resolver.resolve(request, self.preset)?;
         let cost = Cost {
@@ -41,7 +53,13 @@ impl ModelAdmission {
 
 impl Admission for ModelAdmission {
     fn prepare(&self, request: &GenerationRequest) -> Result<Job, EngineError> {
-        self.job(request)
+        let job = self.job(request)?;
+        self.planning.check(&self.plan(&job)).map_err(|shortage| {
+            EngineError::TooLargeForDevice {
+                message: shortage.to_string(),
+            }
+        })?;
+        Ok(job)
     }
 }
 
@@ -60,8 +78,8 @@ pub struct WanOptions {
     pub dtype: DType,
     /// Where to compute.
     pub device: Device,
-    /// What stays in memory.
-    pub offload: Offload,
+    /// How memory is used.
+    pub memory: MemoryOptions,
     /// Where a clip is written before it is sent.
     pub scratch: PathBuf,
 }
@@ -78,21 +96,24 @@ impl WanBackend {
     /// Opens a checkpoint and reads what stays in memory.
     ///
     /// # Errors
-    /// [`EngineError::Artifact`] for a checkpoint that cannot be used.
+    /// [`EngineError::Artifact`] for a checkpoint that cannot be used; [`EngineError::Local`] when not even
+    /// a small clip fits the memory.
     pub fn open(options: WanOptions) -> Result<Self, crate::Error> {
         let WanOptions {
             model,
             dtype,
             device,
-            offload,
+            memory,
             ..
         } = &options;
-        let mut generator = Generator::open(model, *dtype, device, *offload)?;
+        let mut generator = Generator::open(model, *dtype, device, *memory)?.serving();
+        plan_ahead(&mut generator, options.preset)?;
         generator.load(&mut pipeline::Unobserved)?;
         let admission = Arc::new(ModelAdmission {
             resolver: generator.resolver().clone(),
             checkpoint: generator.pipeline().checkpoint().clone(),
             preset: options.preset,
+            planning: generator.planning().clone(),
         });
         Ok(Self {
             generator,
@@ -133,6 +154,7 @@ impl Backend for WanBackend {
         job: &Arc<Job>,
         control: &Control,
     ) -> Result<Box<dyn Decode>, EngineError> {
+        self.check_free(job)?;
         let denoised = self.generator.denoise(
             &job.settings,
             job.image.as_ref(),
@@ -159,12 +181,67 @@ impl Backend for WanBackend {
     }
 }
 
+/// Chooses the offload mode by the preset's clip and logs its plan, before anything is read.
+fn plan_ahead(generator: &mut Generator, preset: Preset) -> Result<(), crate::Error> {
+    let defaults = generator.resolver().defaults();
+    let (kind, multiple) = (defaults.kind, defaults.size_multiple);
+    let canary_frames = defaults.temporal_stride + 1;
+    let values = preset.values(kind);
+    let usual = PlanRequest {
+        num_frames: values.num_frames,
+        height: values.height,
+        width: values.width,
+        guided: values.guidance_scale > 1.0,
+        with_image: matches!(kind, ModelKind::I2vA14b | ModelKind::Ti2v5b),
+        prompt_tokens: [CONTEXT_LEN; 2],
+    };
+    let plan = generator.plan_request(usual);
+    for line in plan.to_string().lines() {
+        tracing::info!("{line}");
+    }
+    let small = PlanRequest {
+        num_frames: canary_frames,
+        height: multiple[0] * CANARY_TOKENS,
+        width: multiple[1] * CANARY_TOKENS,
+        guided: false,
+        ..usual
+    };
+    let planning = generator.planning();
+    planning.check(&planning.plan(small)).map_err(|shortage| {
+        leoma_models::Error::local(format!("not even a small clip can be made: {shortage}"))
+    })?;
+    if let Err(shortage) = planning.check(&plan) {
+        tracing::warn!("clips of the preset's size will be refused: {shortage}");
+    }
+    Ok(())
+}
+
 /// Latents and pixels of the self-test that are kept.
 const CANARY_VALUES: usize = 256;
 /// Tokens along each side of the self-test's frame.
 const CANARY_TOKENS: usize = 4;
 
 impl WanBackend {
+    /// Whether others have taken the memory since the job was admitted. What this process holds already
+    /// counts as free.
+    fn check_free(&self, job: &Job) -> Result<(), EngineError> {
+        if !self.options.device.is_cpu() {
+            return Ok(());
+        }
+        let (Some(free), Some(held)) = (host_available(), resident_bytes()) else {
+            return Ok(());
+        };
+        let available = free + held;
+        let needed = self.admission.plan(job).serving_peak(Memory::Host);
+        if needed <= available {
+            return Ok(());
+        }
+        let [needed, available] = [needed, available].map(|bytes| bytes as f64 / 1e9);
+        Err(EngineError::OutOfMemory {
+            message: format!("{needed:.2} GB are needed and {available:.2} GB are left"),
+        })
+    }
+
     fn canary_request(&self) -> Result<GenerationRequest, EngineError> {
         let defaults = self.generator.resolver().defaults();
         let [height, width] = defaults

@@ -1,5 +1,6 @@
 //! One generation, from request to MP4: shared by the command line and the endpoint.
 
+mod budget;
 mod dump;
 mod guard;
 mod preset;
@@ -7,6 +8,7 @@ mod run;
 mod settings;
 mod sink;
 
+pub use budget::{Budget, MemoryOptions, OffloadChoice, Planning, Shortage, TextEncoderDevice};
 pub use dump::Dump;
 pub use guard::{OutputFault, OutputGuard};
 pub use preset::{DEFAULT_SEED, Preset, PresetValues};

@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
-use leoma_models::wan::pipeline::{LatentClip, Observer, Offload, WanPipeline};
+use leoma_models::wan::pipeline::{GenerateParams, LatentClip, Observer, Offload, WanPipeline};
+use leoma_models::wan::plan::{MemoryPlan, ModelSizes, PlanRequest};
 use leoma_models::weights::{Checkpoint, validate};
 use serde::Serialize;
 
+use super::budget::{Budget, MemoryOptions, OffloadChoice, Planning, TextEncoderDevice};
 use super::dump::Dump;
 use super::preset::Preset;
 use super::settings::{GenerationRequest, ModelDefaults, Settings, resolve};
@@ -117,19 +119,82 @@ impl Resolver {
 pub struct Generator {
     pipeline: WanPipeline,
     resolver: Resolver,
+    planning: Planning,
+    /// Whether the offload mode is still to be chosen.
+    automatic: bool,
 }
 
 impl Generator {
-    /// Opens a checkpoint and checks all its headers; weights are read when first needed.
+    /// Opens a checkpoint and checks all its headers; weights are read when first needed. What is free
+    /// now is what may be used.
     ///
     /// # Errors
     /// [`leoma_models::Error::Artifact`] listing what does not fit.
-    pub fn open(model: &Path, dtype: DType, device: &Device, offload: Offload) -> Result<Self> {
+    pub fn open(
+        model: &Path,
+        dtype: DType,
+        device: &Device,
+        memory: impl Into<MemoryOptions>,
+    ) -> Result<Self> {
+        let memory = memory.into();
         let checkpoint = Checkpoint::open(model)?;
         validate(&checkpoint)?;
+        let sizes = ModelSizes::of(&checkpoint);
         let resolver = Resolver::new(checkpoint.clone());
-        let pipeline = WanPipeline::new(checkpoint, dtype, device, offload)?;
-        Ok(Self { pipeline, resolver })
+        let (offload, automatic) = match memory.offload {
+            OffloadChoice::Fixed(offload) => (offload, false),
+            OffloadChoice::Auto => (Offload::None, true),
+        };
+        let mut pipeline = WanPipeline::new(checkpoint, dtype, device, offload)?;
+        if memory.text_encoder == TextEncoderDevice::Cpu {
+            pipeline = pipeline.with_text_encoder_on(Device::Cpu);
+        }
+        let budget = Budget::measure(device, memory.limit);
+        let planning = Planning::new(sizes, pipeline.plan_options(), budget);
+        Ok(Self {
+            pipeline,
+            resolver,
+            planning,
+            automatic,
+        })
+    }
+
+    /// Plans for a node that decodes one clip while it works on the next.
+    #[must_use]
+    pub fn serving(mut self) -> Self {
+        self.planning = self.planning.serving();
+        self
+    }
+
+    /// Plans and decides about memory.
+    pub fn planning(&self) -> &Planning {
+        &self.planning
+    }
+
+    /// The memory plan of a generation. Where the offload mode is open, the first plan decides it.
+    pub fn plan(&mut self, params: &GenerateParams, with_image: bool) -> MemoryPlan {
+        self.plan_request(PlanRequest::new(params, with_image))
+    }
+
+    pub(crate) fn plan_request(&mut self, request: PlanRequest) -> MemoryPlan {
+        if std::mem::take(&mut self.automatic) {
+            let offload = self.planning.choose(request);
+            self.planning.set_offload(offload);
+            self.pipeline.set_offload(offload);
+        }
+        self.planning.plan(request)
+    }
+
+    /// [`Self::plan`], refused where it does not fit.
+    ///
+    /// # Errors
+    /// [`leoma_models::Error::Local`] with what is needed, what there is and what would help.
+    pub fn admit(&mut self, params: &GenerateParams, with_image: bool) -> Result<MemoryPlan> {
+        let plan = self.plan(params, with_image);
+        self.planning
+            .check(&plan)
+            .map_err(|shortage| leoma_models::Error::local(shortage.to_string()))?;
+        Ok(plan)
     }
 
     /// Reads all weights that stay in memory.

@@ -171,14 +171,17 @@ impl ApiError {
 impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
         let status = match &error {
-            EngineError::Caller { .. } | EngineError::TooSlow { .. } => StatusCode::BAD_REQUEST,
+            EngineError::Caller { .. }
+            | EngineError::TooSlow { .. }
+            | EngineError::TooLargeForDevice { .. } => StatusCode::BAD_REQUEST,
             EngineError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             EngineError::Busy { .. } | EngineError::Deadline { .. } => {
                 StatusCode::TOO_MANY_REQUESTS
             }
-            EngineError::ShuttingDown | EngineError::Cancelled | EngineError::DeviceLost { .. } => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            EngineError::ShuttingDown
+            | EngineError::Cancelled
+            | EngineError::OutOfMemory { .. }
+            | EngineError::DeviceLost { .. } => StatusCode::SERVICE_UNAVAILABLE,
             EngineError::DiskFull { .. } => StatusCode::INSUFFICIENT_STORAGE,
             EngineError::Artifact { .. }
             | EngineError::BadOutput { .. }
@@ -245,6 +248,12 @@ mod tests {
         let table = [
             (EngineError::caller("fps", "zero"), 400, false),
             (EngineError::too_large("image", "huge"), 413, false),
+            (
+                EngineError::TooLargeForDevice { message: message() },
+                400,
+                false,
+            ),
+            (EngineError::OutOfMemory { message: message() }, 503, true),
             (
                 EngineError::Busy {
                     ahead: 2,

@@ -1,7 +1,7 @@
 //! Checks of the machine: processor, memory, limits, clock, port.
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,7 @@ use leoma_models::Isa;
 use rustix::process::{Resource, getrlimit};
 
 use super::{Finding, Subject, human};
+use crate::memory::{meminfo, tightest};
 
 /// Room for activations and the program, besides the weights.
 const BESIDES_WEIGHTS: f64 = 1.25;
@@ -26,15 +27,6 @@ pub(super) fn cpu(_: &Subject) -> Finding {
     Finding::good(found)
 }
 
-/// Bytes that a line like `MemTotal:  123 kB` speaks of.
-fn meminfo(text: &str, name: &str) -> Option<u64> {
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-    let kilobytes: u64 = line.split_whitespace().next()?.parse().ok()?;
-    Some(kilobytes * 1024)
-}
-
 /// Bytes of memory of the host that the settings ask for, where that can be told.
 fn needed(subject: &Subject) -> Option<u64> {
     let weights = subject.weights()?;
@@ -43,7 +35,7 @@ fn needed(subject: &Subject) -> Option<u64> {
 }
 
 const LESS_MEMORY: &str =
-    "use --dtype bf16, --offload experts, a smaller model, or a machine with more memory";
+    "use --dtype bf16, --offload blocks, a smaller model, or a machine with more memory";
 
 fn enough(found: String, available: u64, subject: &Subject) -> Finding {
     match needed(subject) {
@@ -80,38 +72,6 @@ pub(super) fn cgroup(subject: &Subject) -> Finding {
         }
         None => Finding::good("no memory limit"),
     }
-}
-
-/// The limit that leaves least, and what is used of it, over this group and those around it.
-fn tightest(groups: &str, root: &Path) -> Option<(u64, u64)> {
-    let mut folders: Vec<(PathBuf, &str, &str)> = Vec::new();
-    for line in groups.lines() {
-        let mut parts = line.splitn(3, ':').skip(1);
-        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else {
-            continue;
-        };
-        let (base, limit, used) = if controllers.is_empty() {
-            (root.to_owned(), "memory.max", "memory.current")
-        } else if controllers.split(',').any(|name| name == "memory") {
-            let names = ("memory.limit_in_bytes", "memory.usage_in_bytes");
-            (root.join("memory"), names.0, names.1)
-        } else {
-            continue;
-        };
-        let path = Path::new(path.trim_start_matches('/'));
-        folders.extend(path.ancestors().map(|part| (base.join(part), limit, used)));
-    }
-    let number =
-        |path: PathBuf| -> Option<u64> { std::fs::read_to_string(path).ok()?.trim().parse().ok() };
-    folders
-        .into_iter()
-        .filter_map(|(folder, limit, used)| {
-            let limit = number(folder.join(limit))?;
-            Some((limit, number(folder.join(used)).unwrap_or(0)))
-        })
-        // Version 1 writes "no limit" as a number near 2^63.
-        .filter(|(limit, _)| *limit < 1 << 60)
-        .min_by_key(|(limit, used)| limit.saturating_sub(*used))
 }
 
 pub(super) fn open_files(subject: &Subject) -> Finding {
@@ -206,38 +166,5 @@ pub(super) fn port(subject: &Subject) -> Finding {
             format!("{address} cannot be listened on: {error}"),
             "stop what listens there, or choose another with --port",
         ),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn memory_is_read_from_proc() {
-        let text = "MemTotal:       1000 kB\nMemFree: 1 kB\nMemAvailable:    500 kB\n";
-        assert_eq!(meminfo(text, "MemAvailable"), Some(512_000));
-        assert_eq!(meminfo(text, "Mem"), None);
-        assert_eq!(meminfo("MemTotal: x kB", "MemTotal"), None);
-    }
-
-    #[test]
-    fn the_tightest_group_counts() {
-        let root = tempfile::tempdir().unwrap();
-        let put = |path: &str, text: &str| {
-            let path = root.path().join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, text).unwrap();
-        };
-        put("a/memory.max", "1000\n");
-        put("a/memory.current", "900\n");
-        put("a/b/memory.max", "max\n");
-        put("a/b/c/memory.max", "500\n");
-        put("a/b/c/memory.current", "100\n");
-        put("memory/d/memory.limit_in_bytes", "9223372036854771712\n");
-        assert_eq!(tightest("0::/a/b/c\n", root.path()), Some((1000, 900)));
-        assert_eq!(tightest("4:cpu,memory:/d\n", root.path()), None);
-        assert_eq!(tightest("nonsense\n", root.path()), None);
     }
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{ArgMatches, Args, ValueEnum};
-use leoma_models::weights::{Inspection, inspect};
+use leoma_models::weights::{Component, Inspection, inspect};
 use serde::Serialize;
 
 use super::config::settings_of;
@@ -168,7 +168,7 @@ impl Subject {
             model,
             dtype: value("dtype").unwrap_or_else(|| "f32".into()),
             device: value("device").unwrap_or_else(|| "auto".into()),
-            offload: value("offload").unwrap_or_else(|| "none".into()),
+            offload: value("offload").unwrap_or_else(|| "auto".into()),
             data_dir,
             host: value("host")
                 .and_then(|host| host.parse().ok())
@@ -196,8 +196,14 @@ impl Subject {
         let plans = &self.inspection.as_ref()?.memory;
         let plan = plans.iter().find(|plan| plan.dtype == self.dtype)?;
         Some(match self.offload.as_str() {
+            "none" => plan.offload_none,
             "experts" => plan.offload_experts,
-            _ => plan.offload_none,
+            // The transformer comes block by block: the text encoder is the largest that must fit.
+            _ => plan
+                .components
+                .get(&Component::TextEncoder)
+                .copied()
+                .unwrap_or(0),
         })
         .filter(|bytes| *bytes > 0)
     }

@@ -21,11 +21,17 @@ use crate::client::{Client, Update, Video};
 const MAX_KEY_BYTES: u64 = 4096;
 
 /// Options that are about the machine that computes, and why a request cannot carry them.
-const LOCAL_ONLY: [(&str, &str); 8] = [
+const LOCAL_ONLY: [(&str, &str); 11] = [
     ("model", "the server has its own checkpoint"),
     ("dtype", "the server was started with its own"),
     ("device", "the server was started with its own"),
     ("offload", "the server was started with its own"),
+    ("text_encoder_device", "the server was started with its own"),
+    ("memory_limit", "the server was started with its own"),
+    (
+        "plan",
+        "it is about the machine that computes; run it where the checkpoint is",
+    ),
     ("dump", "tensors do not travel; run where the checkpoint is"),
     (
         "frames_dir",
