@@ -277,12 +277,7 @@ impl Layer {
         } else {
             Self {
                 raw: 0,
-                // As it is stored, at worst in f32, before it is cast on the device.
-                passing: if m.element == F32 {
-                    0
-                } else {
-                    inputs * outputs * F32
-                },
+                passing: 0,
                 held: raw + bias * m.element,
             }
         }

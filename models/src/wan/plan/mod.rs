@@ -27,7 +27,7 @@ pub use self::sizes::ModelSizes;
 use self::transformer::Pass;
 use self::vae::Clip;
 use super::pipeline::{GenerateParams, Offload};
-use super::transformer::CONTEXT_LEN;
+use super::transformer::{CONTEXT_LEN, loaders};
 use crate::weights::ModelKind;
 
 /// Memory that an accelerator's libraries take for themselves: 32 MiB for cuBLAS and cuBLASLt each, as
@@ -263,9 +263,29 @@ impl<'a> Planner<'a> {
 
     fn expert(&self, index: usize) -> Vec<Bytes> {
         let (m, cfg) = (&self.main, &self.sizes.experts[index]);
-        let mut layers = transformer::block_layers(m, cfg).repeat(cfg.num_layers);
-        layers.extend(transformer::outer_layers(m, cfg));
-        load(m, &layers)
+        let block = transformer::block_layers(m, cfg);
+        // What the other loaders have in passing while one reads the largest tensor.
+        let others = loaders(self.options.threads).min(cfg.num_layers) - 1;
+        let raw = block.iter().map(|layer| layer.raw).max().unwrap_or(0);
+        let buffers =
+            ledger::buffers(block.iter().map(|layer| layer.held).max().unwrap_or(0) / m.element);
+        let passing = block.iter().map(|layer| layer.passing).max().unwrap_or(0);
+        let beside = (
+            m.bytes(others * (raw + passing), 1),
+            self.host().bytes(others * buffers, 1),
+        );
+        let mut weights = load(m, &block.repeat(cfg.num_layers));
+        drop(beside);
+        weights.extend(load(m, &transformer::outer_layers(m, cfg)));
+        weights
+    }
+
+    /// The machine's memory, whatever the model runs on.
+    fn host(&self) -> Machine {
+        Machine {
+            memory: Memory::Host,
+            ..self.main.clone()
+        }
     }
 
     fn components(&self) -> Vec<ComponentBytes> {
@@ -331,10 +351,7 @@ impl<'a> Planner<'a> {
         let loaded = (options.offload == Offload::Blocks).then(|| load(&m, &decoder_layers));
         let before = Memory::ALL.map(|memory| self.ledger.held(memory));
         let _weights = loaded;
-        let sink_memory = Machine {
-            memory: Memory::Host,
-            ..m.clone()
-        };
+        let sink_memory = self.host();
         vae::decode(&m, &sizes.vae, clip, &mut |count| {
             // Floats copied out, then bytes.
             let _floats = sink_memory.f32(count);
@@ -427,14 +444,6 @@ impl<'a> Planner<'a> {
                 Offload::Experts => self.expert(index),
                 Offload::Blocks => load(&m, &transformer::outer_layers(&m, cfg)),
             };
-            // An accelerator's blocks come from copies in the machine's memory.
-            let copies = (streamed && !m.cpu).then(|| {
-                let host = Machine {
-                    memory: Memory::Host,
-                    ..m.clone()
-                };
-                host.weights(cfg.num_layers * held(&layers))
-            });
             let blocks = |index: usize| -> Vec<Bytes> {
                 if !streamed {
                     return Vec::new();
@@ -470,7 +479,7 @@ impl<'a> Planner<'a> {
                 prompts: if streamed { prompts } else { 1 },
             };
             self.step(&m, pass, prompts, latent, frames, with_image, &blocks);
-            drop((contexts, weights, copies));
+            drop((contexts, weights));
         }
         drop(history);
         self.end(PlanStage::Denoise);

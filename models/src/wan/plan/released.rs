@@ -76,7 +76,7 @@ fn the_parts_are_those_of_the_arithmetic() {
     near(of("text encoder"), 11.36);
     near(of("vae encoder") + of("vae decoder"), 0.253);
 
-    // Two blocks of 0.703 GB and what stays; on the host 40 of them.
+    // Two blocks of 0.703 GB and what stays.
     let blocks = plan(ModelKind::I2vA14b, [832, 480, 81], Offload::Blocks, false);
     let denoise = blocks
         .stages
@@ -84,7 +84,6 @@ fn the_parts_are_those_of_the_arithmetic() {
         .find(|s| s.stage == PlanStage::Denoise)
         .unwrap();
     assert!((1.4e9..2.2e9).contains(&(denoise.device.weights as f64)));
-    near(denoise.host.weights, 28.12);
     // Residual streams of two prompts, q, k, v, feed-forward, keys and values of the prompts: 32,760 tokens.
     assert!((2.5e9..5.0e9).contains(&(denoise.device.work() as f64)));
 }
@@ -95,8 +94,8 @@ const END: &str = "<!-- end of plans -->";
 #[test]
 fn plans_in_the_documentation_are_up_to_date() {
     let mut table = String::from(
-        "| model, bf16 | clip | none | experts | blocks | blocks, text on the CPU | host memory with blocks |\n\
-         |---|---|---:|---:|---:|---:|---:|\n",
+        "| model, bf16 | clip | none | experts | blocks | blocks, text on the CPU |\n\
+         |---|---|---:|---:|---:|---:|\n",
     );
     for (kind, clip) in [
         (ModelKind::I2vA14b, [832, 480, 81]),
@@ -109,16 +108,14 @@ fn plans_in_the_documentation_are_up_to_date() {
         let gigabytes = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
         let device =
             |offload, text| gigabytes(plan(kind, clip, offload, text).peak(Memory::Device));
-        let host = plan(kind, clip, Offload::Blocks, false).peak(Memory::Host);
         let [width, height, frames] = clip;
         writeln!(
             table,
-            "| {kind} | {width}x{height}, {frames} frames | {} | {} | {} | {} | {} |",
+            "| {kind} | {width}x{height}, {frames} frames | {} | {} | {} | {} |",
             device(Offload::None, false),
             device(Offload::Experts, false),
             device(Offload::Blocks, false),
-            device(Offload::Blocks, true),
-            gigabytes(host)
+            device(Offload::Blocks, true)
         )
         .unwrap();
     }

@@ -18,6 +18,7 @@ use leoma_kernels::{Linear, layer_norm_modulate};
 use self::blocks::Blocks;
 pub use block::{CrossKeyValue, WanTransformerBlock};
 pub use blocks::BlockStorage;
+pub(crate) use blocks::loaders;
 pub use embedding::{CONTEXT_LEN, ConditionEmbedder, TimeRows};
 pub use rotary::RotaryTables;
 
