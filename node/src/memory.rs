@@ -32,8 +32,7 @@ pub fn device_available(device: &Device) -> Option<u64> {
     let Device::Cuda(cuda) = device else {
         return None;
     };
-    cuda.cuda_stream().context().bind_to_thread().ok()?;
-    let (free, _) = candle_core::cuda_backend::cudarc::driver::result::mem_get_info().ok()?;
+    let (free, _) = cuda.cuda_stream().context().mem_get_info().ok()?;
     Some(free as u64)
 }
 
