@@ -184,7 +184,7 @@ impl std::fmt::Display for Kernel {
 
 /// The kernel for `cin` channels in and `cout` out.
 fn kernel(dtype: DType, cin: usize, cout: usize) -> Result<Kernel> {
-    let aligned = cin % (PIECE_BYTES / dtype.size_in_bytes()) == 0;
+    let aligned = cin.is_multiple_of(PIECE_BYTES / dtype.size_in_bytes());
     let widths: &[usize] = match (dtype == DType::F32, aligned) {
         (true, true) => &[32, 64],
         (true, false) => &[64],

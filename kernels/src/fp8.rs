@@ -13,6 +13,9 @@
 
 use crate::activation::activated;
 use crate::data::{Floats, tensor};
+use crate::device;
+#[cfg(any(feature = "cuda", feature = "shim"))]
+use crate::fp8_device;
 use crate::gemm::{Dense, Finish, Packed, gemm};
 use crate::linear::linear_reference;
 use crate::{Activation, check, e4m3};
@@ -236,7 +239,7 @@ pub(crate) enum Fp8Linear {
         input_scale: Option<f32>,
         weight_only: bool,
     },
-    /// On other devices.
+    /// On other devices, and in the host shim.
     Plain {
         weight: Fp8Weight,
         bias: Option<Tensor>,
@@ -246,7 +249,7 @@ pub(crate) enum Fp8Linear {
 impl Fp8Linear {
     /// `bias` [out] has been checked by the caller.
     pub(crate) fn new(weight: Fp8Weight, bias: Option<Tensor>) -> Result<Self> {
-        if !weight.codes.device().is_cpu() {
+        if !weight.codes.device().is_cpu() || device::target(&weight.codes).is_some() {
             return Ok(Self::Plain { weight, bias });
         }
         let (n, k) = (weight.out_features(), weight.in_features());
@@ -276,7 +279,13 @@ impl Fp8Linear {
     /// `x` [.., in] with a checked last axis; result [.., out] in the dtype of `x`.
     pub(crate) fn forward(&self, x: &Tensor, act: Activation) -> Result<Tensor> {
         match self {
-            Self::Plain { weight, bias } => fp8_linear_reference(x, weight, bias.as_ref(), act),
+            Self::Plain { weight, bias } => {
+                #[cfg(any(feature = "cuda", feature = "shim"))]
+                if let Some(target) = device::target(x) {
+                    return fp8_device::forward(&target, x, weight, bias.as_ref(), act);
+                }
+                fp8_linear_reference(x, weight, bias.as_ref(), act)
+            }
             Self::Packed {
                 codes,
                 scale,

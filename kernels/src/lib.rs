@@ -17,6 +17,8 @@ mod check;
 mod conv3d;
 #[cfg_attr(not(any(feature = "cuda", feature = "shim")), allow(dead_code))]
 mod conv3d_device;
+#[cfg(feature = "cuda")]
+mod cublaslt;
 mod data;
 // Compiled in every build, so that it is checked in every build; only these two can run it.
 #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
@@ -29,15 +31,22 @@ mod doubled;
 pub mod e4m3;
 mod flash;
 mod fp8;
+#[cfg(any(feature = "cuda", feature = "shim"))]
+mod fp8_device;
 mod gather;
 mod gemm;
 mod isa;
 mod layer_norm;
 mod linear;
+#[cfg(any(feature = "cuda", feature = "shim"))]
+#[cfg_attr(not(feature = "cuda"), allow(dead_code, unused_imports))]
+mod linear_device;
 mod linear_group;
 pub mod memory;
 mod pages;
 mod patch;
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+mod product;
 mod residual;
 mod rms_norm;
 mod rms_norm_rope;
@@ -57,6 +66,7 @@ pub use layer_norm::{Norm, layer_norm, layer_norm_modulate, layer_norm_modulate_
 pub use linear::Linear;
 pub use linear_group::LinearGroup;
 pub use patch::{patchify, unpatchify};
+pub use product::allow_tf32;
 pub use residual::{gate_residual, residual_norm};
 pub use rms_norm::rms_norm;
 pub use rms_norm_rope::{RmsConfig, Rotation, rms_norm_heads, rms_norm_rope};

@@ -5,11 +5,15 @@
 //! On the CPU the weight is packed into panels when the layer is built, in its own dtype, and the
 //! tensor is let go; rows of x are multiplied by the panels in f32, and bias and activation follow
 //! on the hot tile.
+//!
+//! On a card the product is cuBLASLt's (`linear_device.rs`), with bias and GELU in its epilogue.
 
 use crate::activation::activate_reference;
 use crate::data::{Floats, View, per_dtype, tensor};
 use crate::fp8::{Fp8Linear, Fp8Weight};
 use crate::gemm::{Dense, Finish, Packed, gemm};
+#[cfg(feature = "cuda")]
+use crate::linear_device;
 use crate::{Activation, check};
 use candle_core::{DType, Result, Tensor, bail};
 use std::sync::Arc;
@@ -107,7 +111,13 @@ impl Linear {
         }
         match &self.weight {
             Weight::Fp8(layer) => layer.forward(x, act),
-            Weight::Plain { weight, bias } => linear_reference(x, weight, bias.as_ref(), act),
+            Weight::Plain { weight, bias } => {
+                #[cfg(feature = "cuda")]
+                if let Some(target) = crate::device::target(x) {
+                    return linear_device::linear(&target, x, weight, bias.as_ref(), act);
+                }
+                linear_reference(x, weight, bias.as_ref(), act)
+            }
             Weight::Packed { weight, bias } => {
                 let mut shape = x.dims().to_vec();
                 shape.pop();
@@ -151,16 +161,18 @@ impl Linear {
             };
             biases.extend(bias);
         }
-        let Some(bias) = join_all(&biases, layers.len())? else {
-            return Ok(None);
+        let bias = match biases.len() {
+            0 => None,
+            n if n == layers.len() && alike(&biases) => Some(Tensor::cat(&biases, 0)?),
+            _ => return Ok(None),
         };
         if fp8.len() == layers.len() {
             return Self::fp8(Fp8Weight::cat(&fp8)?, bias).map(Some);
         }
-        match join_all(&plain, layers.len())? {
-            Some(Some(weight)) => Self::new(weight, bias).map(Some),
-            _ => Ok(None),
+        if plain.len() == layers.len() && alike(&plain) {
+            return Self::new(Tensor::cat(&plain, 0)?, bias).map(Some);
         }
+        Ok(None)
     }
 
     /// Width of the input.
@@ -174,17 +186,11 @@ impl Linear {
     }
 }
 
-/// `tensors` one below the other if there are `all` of them and they have one type; `None` inside where
-/// there are none, outside where they cannot be joined.
-fn join_all(tensors: &[&Tensor], all: usize) -> Result<Option<Option<Tensor>>> {
-    let Some(first) = tensors.first() else {
-        return Ok(Some(None));
-    };
-    let alike = |x: &&Tensor| x.dtype() == first.dtype() && x.device().same_device(first.device());
-    if tensors.len() != all || !tensors.iter().all(alike) {
-        return Ok(None);
-    }
-    Ok(Some(Some(Tensor::cat(tensors, 0)?)))
+/// Whether tensors can stand in one: one type, one device.
+fn alike(tensors: &[&Tensor]) -> bool {
+    tensors.windows(2).all(|pair| {
+        pair[0].dtype() == pair[1].dtype() && pair[0].device().same_device(pair[1].device())
+    })
 }
 
 /// Reference of [`Linear::forward_act`]: `weight` `[out, in]`, `bias` `[out]`.

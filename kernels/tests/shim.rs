@@ -14,6 +14,8 @@ mod activation;
 mod channel_norm;
 #[path = "shim/conv3d.rs"]
 mod conv3d;
+#[path = "shim/fp8.rs"]
+mod fp8;
 #[path = "shim/layer_norm.rs"]
 mod layer_norm;
 #[path = "shim/patch.rs"]

@@ -29,6 +29,14 @@ pub(super) fn address(device: &CudaDevice, storage: &CudaStorage) -> Result<u64>
     })
 }
 
+/// Ordinal and stream, with the device's context made current.
+pub(super) fn stream(device: &CudaDevice) -> Result<(usize, *mut std::ffi::c_void)> {
+    let stream = device.cuda_stream();
+    let context = stream.context();
+    context.bind_to_thread().w()?;
+    Ok((context.ordinal(), stream.cu_stream().cast()))
+}
+
 /// Undefined memory.
 pub(super) fn allocate(
     device: &CudaDevice,

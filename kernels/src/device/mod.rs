@@ -16,6 +16,8 @@
 
 #[cfg(feature = "cuda")]
 mod cuda;
+#[cfg(any(feature = "cuda", feature = "shim"))]
+pub(crate) mod foreign;
 mod memory;
 #[cfg(feature = "shim")]
 mod shim;
