@@ -5,6 +5,7 @@
 
 pub mod error;
 pub mod noise;
+mod precision;
 pub mod random;
 pub mod scheduler;
 pub mod text;
@@ -14,3 +15,4 @@ pub mod weights;
 
 pub use error::{Error, Fault, Result};
 pub use leoma_kernels::Isa;
+pub use precision::Precision;

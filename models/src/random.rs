@@ -350,8 +350,13 @@ mod tests {
             noise: NoiseSource::TorchCpu,
             tiling: None,
         };
-        let mut pipeline =
-            WanPipeline::new(checkpoint, DType::F32, &Device::Cpu, Offload::Experts).unwrap();
+        let mut pipeline = WanPipeline::new(
+            checkpoint,
+            crate::Precision::F32,
+            &Device::Cpu,
+            Offload::Experts,
+        )
+        .unwrap();
         let mut frames = 0;
         pipeline
             .generate(&params, None, &mut Unobserved, &|| false, &mut |clip| {

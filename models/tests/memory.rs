@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
+use leoma_models::Precision;
 use leoma_models::noise::NoiseSource;
 use leoma_models::scheduler::SchedulerKind;
 use leoma_models::text::{PromptTokenizer, clean_prompt};
@@ -198,7 +199,7 @@ fn write(path: &Path, shapes: &[(String, Vec<usize>)]) {
 const PROMPT: &str = "a boat drifts across the lake in the morning light";
 
 struct Case {
-    dtype: DType,
+    precision: Precision,
     offload: Offload,
     /// Frames, rows, columns.
     clip: [usize; 3],
@@ -235,7 +236,7 @@ fn measure(folder: &Path, case: &Case) -> Vec<(PlanStage, u64, u64)> {
     };
     drop(tokenizer);
     let options = PlanOptions {
-        dtype: case.dtype,
+        dtype: case.precision.dtype(),
         accelerator: false,
         offload: case.offload,
         text_on_cpu: false,
@@ -249,7 +250,7 @@ fn measure(folder: &Path, case: &Case) -> Vec<(PlanStage, u64, u64)> {
         .then(|| Tensor::full(0.5f32, (3, height, width), &Device::Cpu).unwrap());
     let image = image.map(|image| image.force_contiguous().unwrap());
     let mut pipeline =
-        WanPipeline::new(checkpoint, case.dtype, &Device::Cpu, case.offload).unwrap();
+        WanPipeline::new(checkpoint, case.precision, &Device::Cpu, case.offload).unwrap();
     let mut meter = Meter::new();
     pipeline.load(&mut Unobserved).unwrap();
     let clip = pipeline
@@ -281,8 +282,8 @@ fn plans_are_within_five_percent() {
     for kind in [ModelKind::T2vA14b, ModelKind::I2vA14b, ModelKind::Ti2v5b] {
         let model = folder.path().join(kind.as_str());
         make_larger(kind, &model);
-        let case = |dtype, offload, clip, guided| Case {
-            dtype,
+        let case = |precision, offload, clip, guided| Case {
+            precision,
             offload,
             clip,
             guided,
@@ -290,18 +291,18 @@ fn plans_are_within_five_percent() {
         };
         let cases = match kind {
             ModelKind::T2vA14b => vec![
-                case(DType::F32, Offload::None, [5, 192, 256], true),
-                case(DType::BF16, Offload::Blocks, [5, 192, 128], false),
+                case(Precision::F32, Offload::None, [5, 192, 256], true),
+                case(Precision::Bf16, Offload::Blocks, [5, 192, 128], false),
             ],
             ModelKind::I2vA14b => vec![
-                case(DType::F32, Offload::Experts, [9, 128, 192], true),
-                case(DType::BF16, Offload::None, [5, 192, 128], false),
-                case(DType::F32, Offload::Blocks, [5, 192, 192], true),
+                case(Precision::F32, Offload::Experts, [9, 128, 192], true),
+                case(Precision::Bf16, Offload::None, [5, 192, 128], false),
+                case(Precision::F32, Offload::Blocks, [5, 192, 192], true),
             ],
             _ => vec![
-                case(DType::F32, Offload::Blocks, [9, 192, 256], true),
-                case(DType::BF16, Offload::Experts, [5, 256, 192], true),
-                case(DType::F32, Offload::None, [5, 128, 256], false),
+                case(Precision::F32, Offload::Blocks, [9, 192, 256], true),
+                case(Precision::Bf16, Offload::Experts, [5, 256, 192], true),
+                case(Precision::F32, Offload::None, [5, 128, 256], false),
             ],
         };
         for case in &cases {
@@ -314,7 +315,7 @@ fn plans_are_within_five_percent() {
                 let ratio = planned as f64 / measured.max(1) as f64;
                 let line = format!(
                     "{kind} {:?} {} {:?} {}: measured {measured}, planned {planned}, ratio {ratio:.3}",
-                    case.dtype,
+                    case.precision,
                     case.offload,
                     case.clip,
                     stage.as_str()

@@ -1,7 +1,8 @@
 //! Offload modes change where weights are, never what comes out.
 #![allow(clippy::unwrap_used)]
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
+use leoma_models::Precision;
 use leoma_models::noise::NoiseSource;
 use leoma_models::scheduler::SchedulerKind;
 use leoma_models::tiny::make_tiny;
@@ -32,7 +33,7 @@ fn clips(model: &std::path::Path, offload: Offload, guidance: f64) -> (Vec<Vec<f
     let checkpoint = Checkpoint::open(model).unwrap();
     let image = (checkpoint.kind() == ModelKind::I2vA14b)
         .then(|| Tensor::full(0.25f32, (3, 64, 96), &Device::Cpu).unwrap());
-    let mut pipeline = WanPipeline::new(checkpoint, DType::F32, &Device::Cpu, offload).unwrap();
+    let mut pipeline = WanPipeline::new(checkpoint, Precision::F32, &Device::Cpu, offload).unwrap();
     let mut values = Vec::new();
     for _ in 0..2 {
         let clip = pipeline
@@ -78,7 +79,7 @@ fn a_cancelled_clip_leaves_a_pipeline_that_works() {
     make_tiny(ModelKind::T2vA14b, 3, &model).unwrap();
     let checkpoint = Checkpoint::open(&model).unwrap();
     let mut pipeline =
-        WanPipeline::new(checkpoint, DType::F32, &Device::Cpu, Offload::Blocks).unwrap();
+        WanPipeline::new(checkpoint, Precision::F32, &Device::Cpu, Offload::Blocks).unwrap();
     let asked = std::cell::Cell::new(0);
     let stop = || {
         asked.set(asked.get() + 1);

@@ -114,7 +114,10 @@ impl Model {
             )
         };
         match self {
-            Self::Wan(options) => options.name.clone().unwrap_or_else(|| stem(&options.model)),
+            Self::Wan(options) => options
+                .name
+                .clone()
+                .unwrap_or_else(|| stem(&options.files.root)),
             Self::Fake { script, name, .. } => name.clone().unwrap_or_else(|| stem(script)),
         }
     }
@@ -123,7 +126,7 @@ impl Model {
     fn start(self, options: EngineOptions) -> Result<Engine> {
         match self {
             Self::Wan(wan) => {
-                tracing::info!(model = %wan.model.display(), "loading");
+                tracing::info!(model = %wan.files.root.display(), "loading");
                 Engine::start(options, move || Ok(WanBackend::open(*wan)?))
             }
             Self::Fake {

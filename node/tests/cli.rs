@@ -465,3 +465,125 @@ fn a_node_with_too_little_memory_does_not_start() {
     assert_eq!(done.status.code(), Some(69), "{stderr}");
     assert!(stderr.contains("not even a small clip"), "{stderr}");
 }
+
+/// The tensors of a safetensors file under other names, as the official release has them.
+fn repackage(from: &Path, to: &Path) {
+    use leoma_models::weights::{Component, names};
+    let bytes = std::fs::read(from).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    let renamed: serde_json::Map<String, Value> = header
+        .as_object()
+        .unwrap()
+        .iter()
+        .filter(|(name, _)| *name != "__metadata__")
+        .map(|(name, entry)| {
+            let official = names::to_official(Component::Transformer, name);
+            (format!("model.diffusion_model.{official}"), entry.clone())
+        })
+        .collect();
+    let header = Value::Object(renamed).to_string();
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend_from_slice(header.as_bytes());
+    file.extend_from_slice(&bytes[8 + length..]);
+    std::fs::write(to, file).unwrap();
+}
+
+/// A LoRA that adds `value` to one bias.
+fn write_lora(path: &Path, value: f32) {
+    let header = r#"{"diffusion_model.head.head.diff_b":{"dtype":"F32","shape":[192],"data_offsets":[0,768]}}"#;
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend_from_slice(header.as_bytes());
+    file.extend((0..192).flat_map(|_| value.to_le_bytes()));
+    std::fs::write(path, file).unwrap();
+}
+
+#[test]
+fn single_files_loras_and_fp8_are_used_and_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny(ModelKind::Ti2v5b, folder.path());
+    let weights = model.join("transformer/diffusion_pytorch_model.safetensors");
+    repackage(&weights, &folder.path().join("comfy.safetensors"));
+    write_lora(&folder.path().join("style.safetensors"), 0.05);
+    let run = |extra: &[&str], output: &str| {
+        let mut args = vec![
+            "generate",
+            "--model",
+            model.to_str().unwrap(),
+            "--prompt",
+            "a boat",
+        ];
+        args.extend(SMALL);
+        args.extend(["--format", "json", "--output", output]);
+        args.extend(extra);
+        let done = node(&args, folder.path());
+        let stderr = String::from_utf8_lossy(&done.stderr).into_owned();
+        (
+            done.status.code(),
+            serde_json::from_slice::<Value>(&done.stdout).ok(),
+            stderr,
+        )
+    };
+    let good = |extra: &[&str], output: &str| {
+        let (code, report, stderr) = run(extra, output);
+        assert_eq!(code, Some(0), "{extra:?}: {stderr}");
+        report.unwrap()
+    };
+    let frames = |output: &str| std::fs::read(folder.path().join(output)).unwrap();
+
+    let plain = good(&[], "plain.mp4");
+    assert_eq!(
+        (&plain["precision"], &plain["lossy"]),
+        (&"f32".into(), &false.into())
+    );
+    assert!(
+        plain["parameters"].get("precision").is_none() && plain["loras"] == serde_json::json!([])
+    );
+
+    // The same weights in another file: the same clip and digest.
+    let single = good(&["--transformer", "comfy.safetensors"], "single.mp4");
+    assert_eq!(single["checkpoint_digest"], plain["checkpoint_digest"]);
+    assert_eq!(frames("single.mp4"), frames("plain.mp4"));
+
+    let fp8 = good(&["--dtype", "fp8"], "fp8.mp4");
+    assert_eq!(
+        (&fp8["precision"], &fp8["lossy"]),
+        (&"fp8".into(), &true.into())
+    );
+    assert_eq!(fp8["parameters"]["precision"], "fp8 (lossy)");
+    assert_ne!(frames("fp8.mp4"), frames("plain.mp4"));
+    assert!(String::from_utf8_lossy(&frames("fp8.mp4")).contains("fp8 (lossy)"));
+
+    let lora = good(&["--lora", "style.safetensors=0.5"], "lora.mp4");
+    let used = &lora["loras"][0];
+    assert_eq!(
+        (&used["file"], &used["strength"]),
+        (&"style.safetensors".into(), &0.5.into())
+    );
+    assert_eq!(used["sha256"].as_str().unwrap().len(), 64);
+    assert_eq!(lora["parameters"]["loras"][0], *used);
+    assert_ne!(lora["checkpoint_digest"], plain["checkpoint_digest"]);
+    assert_ne!(frames("lora.mp4"), frames("plain.mp4"));
+
+    for (extra, word) in [
+        (["--transformer-2", "comfy.safetensors"], "one expert"),
+        (["--transformer", "style.safetensors"], "no transformer"),
+        (["--lora", "comfy.safetensors"], "none of the"),
+        (["--lora", "style.safetensors=much"], "not a strength"),
+        (["--dtype", "fp4"], "fp8"),
+    ] {
+        let (code, _, stderr) = run(&extra, "none.mp4");
+        assert_eq!(code, Some(2), "{extra:?}: {stderr}");
+        assert!(stderr.contains(word), "{extra:?}: {stderr}");
+    }
+    let typed = [
+        "--host",
+        "http://127.0.0.1:9",
+        "--lora",
+        "style.safetensors",
+    ];
+    let mut args = vec!["generate", "--prompt", "a boat"];
+    args.extend(typed);
+    let done = node(&args, folder.path());
+    assert!(String::from_utf8_lossy(&done.stderr).contains("--lora cannot be used with a server"));
+}

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use candle_core::{DType, Device, Tensor};
+use leoma_models::Precision;
 use leoma_models::noise::NoiseSource;
 use leoma_models::scheduler::SchedulerKind;
 use leoma_models::tiny::make_tiny;
@@ -110,7 +111,8 @@ impl Pipeline {
             noise: NoiseSource::TorchCpu,
             tiling: None,
         };
-        let mut pipeline = WanPipeline::new(checkpoint, DType::F32, &Device::Cpu, Offload::None)?;
+        let mut pipeline =
+            WanPipeline::new(checkpoint, Precision::F32, &Device::Cpu, Offload::None)?;
         pipeline.load(&mut Unobserved)?;
         let image = if clip.with_image {
             Some(prepared(&pixels)?)

@@ -10,8 +10,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::config::{self, SchedulerConfig};
+use super::files::{self, ModelFiles};
 use super::folder::{Folder, TensorFile};
 use super::infer;
+use super::lora::{LoraFile, LoraReport, MergedSource};
 use super::source::{FileSource, LoadLog};
 use super::var_builder::TensorSource;
 use crate::error::{Error, Result};
@@ -152,8 +154,9 @@ pub struct Checkpoint {
     boundary_ratio: Option<f64>,
     tokenizer: PathBuf,
     sources: BTreeMap<Component, Arc<FileSource>>,
-    /// Sources that are no files; they go before the files.
+    /// Sources that are no files, and experts with LoRAs; they go before the files.
     made: BTreeMap<Component, Arc<dyn TensorSource>>,
+    loras: Vec<LoraReport>,
     log: Arc<LoadLog>,
     warnings: Vec<String>,
 }
@@ -178,7 +181,61 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Artifact`] naming the first file that cannot be used; [`super::inspect`] lists all.
     pub fn open(root: impl AsRef<Path>) -> Result<Self> {
-        Scan::run(root.as_ref())?.finish()
+        Self::open_files(&ModelFiles::new(root))
+    }
+
+    /// Opens a checkpoint folder with single files in place of some of its networks, and LoRAs.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`]; [`Error::Caller`] for a file or LoRA that this kind of model has no place
+    /// for.
+    pub fn open_files(files: &ModelFiles) -> Result<Self> {
+        let mut checkpoint = Scan::run(files)?.finish()?;
+        checkpoint.add_loras(files)?;
+        Ok(checkpoint)
+    }
+
+    fn add_loras(&mut self, files: &ModelFiles) -> Result<()> {
+        let experts: BTreeMap<_, _> = self
+            .sources
+            .iter()
+            .filter(|(component, _)| {
+                matches!(component, Component::Transformer | Component::Transformer2)
+            })
+            .map(|(&component, source)| (component, Arc::clone(source)))
+            .collect();
+        let mut merged: BTreeMap<Component, MergedSource> = BTreeMap::new();
+        for (number, spec) in files.loras.iter().enumerate() {
+            let lora = LoraFile::open(spec, &experts)?;
+            for (component, patches) in lora.patches {
+                if let Some(base) = experts.get(&component) {
+                    merged
+                        .entry(component)
+                        .or_insert_with(|| MergedSource::new(Arc::clone(base)))
+                        .add(patches);
+                }
+            }
+            let LoraReport {
+                sha256,
+                strength,
+                experts,
+                ..
+            } = &lora.report;
+            let names: Vec<_> = experts.iter().map(|expert| expert.as_str()).collect();
+            let line = format!("lora/{number} {} {strength} {sha256}\n", names.join("+"));
+            self.log.insert(format!("lora/{number:04}"), line);
+            self.warnings.extend(lora.warnings);
+            self.loras.push(lora.report);
+        }
+        for (component, source) in merged {
+            self.made.insert(component, Arc::new(source));
+        }
+        Ok(())
+    }
+
+    /// The LoRAs that are merged into the experts.
+    pub fn loras(&self) -> &[LoraReport] {
+        &self.loras
     }
 
     /// A checkpoint whose tensors are made rather than read.
@@ -197,6 +254,7 @@ impl Checkpoint {
             tokenizer: parts.tokenizer,
             sources: BTreeMap::new(),
             made: parts.sources,
+            loras: Vec::new(),
             log: Arc::default(),
             warnings: Vec::new(),
         }
@@ -281,8 +339,9 @@ impl Checkpoint {
     }
 
     /// Digest of everything loaded so far: hexadecimal SHA-256 over the sorted lines
-    /// `component/name dtype shape sha256`, where `sha256` is over the stored bytes of the tensor. It does
-    /// not depend on layout, sharding or the type that tensors are cast to.
+    /// `component/name dtype shape sha256`, where `sha256` is over the stored bytes of the tensor, and one
+    /// line `lora/number experts strength sha256` per LoRA. It does not depend on layout, sharding or the
+    /// type that tensors are cast to.
     pub fn digest(&self) -> String {
         self.log.digest()
     }
@@ -315,6 +374,7 @@ pub(crate) enum Sizes<'a> {
 #[derive(Debug)]
 pub(super) struct Scan {
     folder: Folder,
+    files: ModelFiles,
     pub(super) layout: Option<Layout>,
     pub(super) kind: Option<ModelKind>,
     pub(super) transformer: Option<TransformerConfig>,
@@ -331,9 +391,11 @@ pub(super) struct Scan {
 }
 
 impl Scan {
-    pub(super) fn run(root: &Path) -> Result<Self> {
+    pub(super) fn run(files: &ModelFiles) -> Result<Self> {
+        let root = files.root.as_path();
         let mut scan = Self {
             folder: Folder::open(root)?,
+            files: files.clone(),
             layout: None,
             kind: None,
             transformer: None,
@@ -369,8 +431,44 @@ impl Scan {
             ));
             return Ok(scan);
         }
+        scan.check_replaced();
         scan.decide_kind();
         Ok(scan)
+    }
+
+    /// A file in place of an expert must be one of the same sizes, and have a place.
+    fn check_replaced(&mut self) {
+        for (component, path) in self.files.replaced.clone() {
+            let config = match component {
+                Component::Transformer => self.transformer.as_ref(),
+                Component::Transformer2 => self.transformer_2.as_ref(),
+                Component::Vae | Component::TextEncoder => continue,
+            };
+            let checked = match (self.sources.get(&component), config) {
+                (Some(source), Some(config)) => files::check_transformer(source, config),
+                (None, None) if component == Component::Transformer2 => Err(Error::caller(
+                    "transformer_2",
+                    format!(
+                        "{}: this model has one expert; leave it out",
+                        path.display()
+                    ),
+                )),
+                // The reason is among the problems.
+                _ => Ok(()),
+            };
+            self.keep(checked);
+        }
+    }
+
+    /// The files of a network: the one that replaces it, or those of the folder.
+    fn tensor_files(
+        &self,
+        component: Component,
+        own: impl FnOnce(&Folder) -> Result<Vec<TensorFile>>,
+    ) -> Result<Vec<TensorFile>> {
+        self.files
+            .replacement(component)
+            .unwrap_or_else(|| own(&self.folder))
     }
 
     fn finish(mut self) -> Result<Checkpoint> {
@@ -390,6 +488,7 @@ impl Scan {
             tokenizer: self.tokenizer.ok_or_else(incomplete)?,
             sources: self.sources,
             made: BTreeMap::new(),
+            loras: Vec::new(),
             log: self.log,
             warnings: self.warnings,
             root: self.folder.root().to_owned(),
@@ -421,6 +520,7 @@ impl Scan {
                              image-to-video checkpoint of Wan 2.2"),
                 ));
             }
+            self.warnings.extend_from_slice(source.warnings());
             self.sources.insert(component, Arc::new(source));
         }
     }
@@ -479,7 +579,9 @@ impl Scan {
                     }
                 }
             }
-            let files = self.folder.safetensors(Path::new(component.as_str()));
+            let files = self.tensor_files(component, |folder| {
+                folder.safetensors(Path::new(component.as_str()))
+            });
             self.add_source(component, files);
         }
         if listed && self.boundary_ratio.is_none() {
@@ -514,7 +616,7 @@ impl Scan {
 
     fn official(&mut self, experts: &[(Component, &str)]) {
         for &(component, folder) in experts {
-            let files = self.folder.safetensors(Path::new(folder));
+            let files = self.tensor_files(component, |root| root.safetensors(Path::new(folder)));
             self.add_source(component, files);
             let relative = Path::new(folder).join("config.json");
             let path = self.folder.path(&relative);
@@ -553,6 +655,10 @@ impl Scan {
             (Component::Vae, vae, "Wan2.1_VAE.pth or Wan2.2_VAE.pth"),
         ] {
             match file {
+                _ if self.files.replaced.contains_key(&component) => {
+                    let opened = self.tensor_files(component, |_| Ok(Vec::new()));
+                    self.add_source(component, opened);
+                }
                 Some(file) => {
                     let opened = self
                         .folder

@@ -188,20 +188,7 @@ impl Folder {
 
     /// Opens one safetensors or PyTorch file and reads its header.
     pub(super) fn tensor_file(&self, path: &Path) -> Result<TensorFile> {
-        let file = self.file(path)?;
-        let entries = if path
-            .extension()
-            .is_some_and(|extension| extension == "safetensors")
-        {
-            safetensors::read_header(&file, path)?
-        } else {
-            pth::read_header(&file, path)?
-        };
-        Ok(TensorFile {
-            path: path.to_owned(),
-            file,
-            entries,
-        })
+        TensorFile::read(self.file(path)?, path)
     }
 
     fn shards(&self, relative: &Path, index: &str) -> Result<Vec<TensorFile>> {
@@ -274,6 +261,46 @@ pub(super) struct TensorFile {
     pub(super) path: PathBuf,
     pub(super) file: File,
     pub(super) entries: BTreeMap<String, Entry>,
+    /// The texts that a safetensors file carries besides its tensors.
+    pub(super) metadata: BTreeMap<String, String>,
+}
+
+impl TensorFile {
+    /// Opens a file that the caller named: it may lie anywhere and be a link.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => Error::artifact(path, "no such file"),
+            _ => Error::io(path, source),
+        })?;
+        let metadata = file.metadata().map_err(|source| Error::io(path, source))?;
+        if !metadata.is_file() {
+            return Err(Error::artifact(
+                path,
+                "not a regular file; name a safetensors file",
+            ));
+        }
+        Self::read(file, path)
+    }
+
+    fn read(file: File, path: &Path) -> Result<Self> {
+        let contents = if path
+            .extension()
+            .is_some_and(|extension| extension == "safetensors")
+        {
+            safetensors::read_header(&file, path)?
+        } else {
+            safetensors::Contents {
+                entries: pth::read_header(&file, path)?,
+                ..safetensors::Contents::default()
+            }
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            entries: contents.entries,
+            metadata: contents.metadata,
+        })
+    }
 }
 
 /// The only name with an ending, or how many there are.

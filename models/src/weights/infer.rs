@@ -5,7 +5,7 @@ use super::source::FileSource;
 use super::var_builder::TensorSource;
 use crate::error::{Error, Result};
 use crate::text::Umt5Config;
-use crate::wan::VaeConfig;
+use crate::wan::{TransformerConfig, VaeConfig};
 
 /// Most resolutions of a VAE; released ones have four.
 const MAX_RESOLUTIONS: usize = 8;
@@ -46,6 +46,66 @@ pub(super) fn transformer(source: &FileSource) -> Result<([usize; 3], usize)> {
     let [_, _, pt, ph, pw] = shape(source, "patch_embedding.weight")?;
     let [_, text_dim] = shape(source, "condition_embedder.text_embedder.linear_1.weight")?;
     Ok(([pt, ph, pw], text_dim))
+}
+
+/// The sizes by which transformers of the family differ.
+#[derive(Debug, PartialEq)]
+pub(super) struct TransformerFacts {
+    width: usize,
+    feed_forward: usize,
+    layers: usize,
+    inputs: usize,
+    /// Values per token that the head gives.
+    outputs: usize,
+}
+
+impl TransformerFacts {
+    /// Off the shapes of a file; `None` when it is no transformer of the family.
+    pub(super) fn read(source: &FileSource) -> Option<Self> {
+        let first = |name: &str, axis: usize| source.shape(name)?.get(axis).copied();
+        Some(Self {
+            width: first("patch_embedding.weight", 0)?,
+            feed_forward: first("blocks.0.ffn.net.0.proj.weight", 0)?,
+            layers: count(source, "blocks."),
+            inputs: first("patch_embedding.weight", 1)?,
+            outputs: first("proj_out.weight", 0)?,
+        })
+    }
+
+    /// What a configuration asks for.
+    pub(super) fn of(config: &TransformerConfig) -> Self {
+        Self {
+            width: config.dim(),
+            feed_forward: config.ffn_dim,
+            layers: config.num_layers,
+            inputs: config.in_channels,
+            outputs: config.out_channels * config.patch_size.iter().product::<usize>(),
+        }
+    }
+
+    /// The released model of these sizes.
+    fn model(&self) -> Option<&'static str> {
+        Some(match (self.width, self.inputs) {
+            (5120, 36) => "I2V-A14B",
+            (5120, 16) => "T2V-A14B or Wan 2.1 T2V-14B",
+            (3072, 48) => "TI2V-5B",
+            (1536, 16) => "Wan 2.1 T2V-1.3B",
+            _ => return None,
+        })
+    }
+}
+
+impl std::fmt::Display for TransformerFacts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(model) = self.model() {
+            write!(f, "{model}: ")?;
+        }
+        write!(
+            f,
+            "width {}, feed-forward {}, {} blocks, {} input channels, {} values per token",
+            self.width, self.feed_forward, self.layers, self.inputs, self.outputs
+        )
+    }
 }
 
 /// How many consecutive numbers follow a prefix, from 0.

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::checkpoint::{Component, Layout, ModelKind, Scan, Sizes};
+use super::files::ModelFiles;
+use super::quant::is_fp8_layer;
 use super::stream::StoredDType;
 use super::validate::Differences;
 use crate::error::Error;
@@ -57,7 +59,7 @@ pub struct ComponentReport {
 /// Bytes of weights in memory for one compute type; activations come on top.
 #[derive(Debug, Serialize)]
 pub struct MemoryPlan {
-    /// `f32`, `bf16` or `f16`.
+    /// `f32`, `bf16`, `f16` or `fp8`.
     pub dtype: &'static str,
     /// Weights of each network.
     pub components: BTreeMap<Component, u64>,
@@ -100,7 +102,12 @@ impl Problem {
 
 /// Inspects a folder; whatever is wrong with it becomes a [`Problem`].
 pub fn inspect(root: impl AsRef<Path>) -> Inspection {
-    let root = root.as_ref();
+    inspect_files(&ModelFiles::new(root))
+}
+
+/// Inspects a folder with files in place of some of its networks; LoRAs are not looked at.
+pub fn inspect_files(files: &ModelFiles) -> Inspection {
+    let root = files.root.as_path();
     let mut report = Inspection {
         path: root.to_owned(),
         kind: None,
@@ -113,7 +120,7 @@ pub fn inspect(root: impl AsRef<Path>) -> Inspection {
         warnings: Vec::new(),
         problems: Vec::new(),
     };
-    let scan = match Scan::run(root) {
+    let scan = match Scan::run(files) {
         Ok(scan) => scan,
         Err(error) => {
             report.problems.push(Problem::new(root, error));
@@ -155,8 +162,29 @@ pub fn inspect(root: impl AsRef<Path>) -> Inspection {
             files,
         });
     }
-    report.memory = [("f32", 4), ("bf16", 2), ("f16", 2)]
-        .map(|(dtype, bytes)| MemoryPlan::new(dtype, bytes, &report.components))
+    // Layers in 8 bits, and a scale per row of theirs.
+    let saved = |component| -> u64 {
+        let source = scan.sources.get(&component);
+        let layers = source.into_iter().flat_map(|source| source.entries());
+        layers
+            .filter(|(name, _)| is_fp8_layer(name))
+            .map(|(_, entry)| {
+                let rows = entry.shape.first().copied().unwrap_or(0);
+                (entry.elements() as u64).saturating_sub(4 * rows as u64)
+            })
+            .sum()
+    };
+    report.memory = [("f32", 4), ("bf16", 2), ("f16", 2), ("fp8", 2)]
+        .map(|(dtype, bytes)| {
+            MemoryPlan::new(dtype, &report.components, |report| {
+                let saved = if dtype == "fp8" {
+                    saved(report.component)
+                } else {
+                    0
+                };
+                report.parameters * bytes - saved
+            })
+        })
         .into();
     report.kind = scan.kind;
     report.layout = scan.layout;
@@ -177,10 +205,14 @@ pub fn inspect(root: impl AsRef<Path>) -> Inspection {
 }
 
 impl MemoryPlan {
-    fn new(dtype: &'static str, bytes: u64, reports: &[ComponentReport]) -> Self {
+    fn new(
+        dtype: &'static str,
+        reports: &[ComponentReport],
+        bytes: impl Fn(&ComponentReport) -> u64,
+    ) -> Self {
         let components: BTreeMap<Component, u64> = reports
             .iter()
-            .map(|report| (report.component, report.parameters * bytes))
+            .map(|report| (report.component, bytes(report)))
             .collect();
         let of = |component| components.get(&component).copied().unwrap_or(0);
         let largest = of(Component::Transformer)

@@ -6,12 +6,15 @@
 
 mod checkpoint;
 mod config;
+mod files;
 mod folder;
 mod infer;
 mod inspect;
+mod lora;
 pub mod names;
 mod pickle;
 mod pth;
+mod quant;
 mod read;
 mod safetensors;
 mod source;
@@ -26,8 +29,10 @@ mod var_builder;
 pub use checkpoint::{Checkpoint, Component, Layout, ModelKind};
 pub(crate) use checkpoint::{MadeCheckpoint, Sizes};
 pub use config::SchedulerConfig;
+pub use files::ModelFiles;
 pub use infer::latent_statistics;
-pub use inspect::{ComponentReport, Inspection, MemoryPlan, Problem, inspect};
+pub use inspect::{ComponentReport, Inspection, MemoryPlan, Problem, inspect, inspect_files};
+pub use lora::{LoraReport, LoraSpec, LoraTarget};
 pub(crate) use read::read_buffers;
 pub use stream::StoredDType;
 pub(crate) use validate::tensor_shapes;

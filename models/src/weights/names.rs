@@ -6,7 +6,7 @@
 use super::checkpoint::Component;
 
 /// Prefixes that repackaged transformer files put before every name.
-const PREFIXES: [&str; 2] = ["model.diffusion_model.", "diffusion_model."];
+pub(super) const PREFIXES: [&str; 2] = ["model.diffusion_model.", "diffusion_model."];
 
 /// Transformer, outside the blocks: (official, diffusers).
 const TRANSFORMER: [(&str, &str); 7] = [

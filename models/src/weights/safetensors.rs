@@ -26,8 +26,15 @@ pub(super) const MAX_RANK: usize = 8;
 /// Longest `__metadata__`, keys and values together.
 const MAX_METADATA: usize = 1 << 20;
 
+/// What a header says: tensors, and the texts of `__metadata__`.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    pub(super) entries: BTreeMap<String, Entry>,
+    pub(super) metadata: BTreeMap<String, String>,
+}
+
 /// Reads and checks the header of `file`; `path` is for messages.
-pub(super) fn read_header(file: &File, path: &Path) -> Result<BTreeMap<String, Entry>> {
+pub(super) fn read_header(file: &File, path: &Path) -> Result<Contents> {
     let refuse = |message: String| Error::artifact(path, message);
     let size = file
         .metadata()
@@ -103,7 +110,10 @@ pub(super) fn read_header(file: &File, path: &Path) -> Result<BTreeMap<String, E
             },
         );
     }
-    Ok(entries)
+    Ok(Contents {
+        entries,
+        metadata: header.metadata,
+    })
 }
 
 fn stored_dtype(dtype: Dtype) -> Option<StoredDType> {
@@ -112,16 +122,20 @@ fn stored_dtype(dtype: Dtype) -> Option<StoredDType> {
         Dtype::F32 => Some(StoredDType::F32),
         Dtype::F16 => Some(StoredDType::F16),
         Dtype::BF16 => Some(StoredDType::BF16),
+        Dtype::F8_E4M3 => Some(StoredDType::F8E4M3),
+        Dtype::F8_E5M2 => Some(StoredDType::F8E5M2),
+        Dtype::I8 => Some(StoredDType::I8),
+        Dtype::U8 => Some(StoredDType::U8),
         _ => None,
     }
 }
 
 fn unsupported_type(name: &str, dtype: Dtype) -> String {
     let remedy = match dtype {
-        Dtype::F8_E4M3 | Dtype::F8_E5M2 | Dtype::F8_E8M0 | Dtype::F4 => {
-            "; quantised checkpoints (fp8, fp4) are not supported: use the bf16, f16 or f32 files"
+        Dtype::F8_E8M0 | Dtype::F4 | Dtype::F6_E2M3 | Dtype::F6_E3M2 => {
+            "; block-scaled checkpoints (nvfp4, mxfp) are not supported: use the fp8, bf16, f16 or f32 files"
         }
-        _ => "; weights must be f32, bf16, f16 or f64",
+        _ => "; weights must be f32, bf16, f16, f64, fp8 or int8",
     };
     format!("tensor `{name}` is stored as {dtype:?}{remedy}")
 }
@@ -145,6 +159,7 @@ pub(super) fn check_name(name: &str) -> std::result::Result<(), String> {
 /// The header's entries in file order; duplicate names are an error.
 struct Header {
     tensors: Vec<(String, TensorInfo)>,
+    metadata: BTreeMap<String, String>,
 }
 
 impl<'de> Deserialize<'de> for Header {
@@ -160,12 +175,13 @@ impl<'de> Deserialize<'de> for Header {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
                 let mut seen = std::collections::HashSet::new();
                 let mut tensors = Vec::new();
+                let mut metadata = BTreeMap::new();
                 while let Some(name) = map.next_key::<String>()? {
                     if !seen.insert(name.clone()) {
                         return Err(A::Error::custom(format!("the name {name:?} occurs twice")));
                     }
                     if name == "__metadata__" {
-                        let metadata: BTreeMap<String, String> = map.next_value()?;
+                        metadata = map.next_value::<BTreeMap<String, String>>()?;
                         let size: usize = metadata.iter().map(|(k, v)| k.len() + v.len()).sum();
                         if size > MAX_METADATA {
                             return Err(A::Error::custom(format!("__metadata__ has {size} bytes")));
@@ -178,7 +194,7 @@ impl<'de> Deserialize<'de> for Header {
                     }
                     tensors.push((name, map.next_value()?));
                 }
-                Ok(Header { tensors })
+                Ok(Header { tensors, metadata })
             }
         }
         deserializer.deserialize_map(Entries)

@@ -5,11 +5,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Tensor};
+use leoma_kernels::{Fp8Scale, Fp8Weight};
 use sha2::{Digest, Sha256};
 
 use super::checkpoint::Component;
 use super::folder::TensorFile;
 use super::names;
+use super::quant::{self, Place, Scales};
 use super::stream::{self, Entry, StoredDType};
 use super::var_builder::TensorSource;
 use crate::error::{Error, Result};
@@ -34,6 +36,11 @@ impl LoadLog {
             entry.dtype.as_str(),
             entry.shape
         );
+        self.insert(key, line);
+    }
+
+    /// Notes something that changes weights, by a key of its own.
+    pub(super) fn insert(&self, key: String, line: String) {
         if let Ok(mut lines) = self.0.lock() {
             lines.insert(key, line);
         }
@@ -56,8 +63,11 @@ impl LoadLog {
 pub(super) struct FileSource {
     component: Component,
     files: Vec<TensorFile>,
-    /// Diffusers name → (file, name in the file).
-    index: BTreeMap<String, (usize, String)>,
+    /// Diffusers name → place.
+    index: BTreeMap<String, Place>,
+    /// Diffusers name of a quantised weight → its scales.
+    scales: BTreeMap<String, Scales>,
+    warnings: Vec<String>,
     log: Arc<LoadLog>,
 }
 
@@ -67,22 +77,29 @@ impl FileSource {
         files: Vec<TensorFile>,
         log: Arc<LoadLog>,
     ) -> Result<Self> {
-        let mut index: BTreeMap<String, (usize, String)> = BTreeMap::new();
-        for (number, file) in files.iter().enumerate() {
-            for stored in file.entries.keys() {
-                let name = names::to_diffusers(component, stored);
-                if let Some((_, other)) = index.insert(name.clone(), (number, stored.clone())) {
-                    return Err(Error::artifact(
-                        &file.path,
-                        format!("`{stored}` and `{other}` are both the tensor `{name}`"),
-                    ));
-                }
+        let mut sorted = quant::sort(component, &files)?;
+        let mut index: BTreeMap<String, Place> = BTreeMap::new();
+        let mut scales = BTreeMap::new();
+        for (number, stored) in sorted.weights {
+            let name = names::to_diffusers(component, &stored);
+            if let Some(found) = sorted.scales.remove(&stored) {
+                scales.insert(name.clone(), found);
+            }
+            if let Some((_, other)) = index.insert(name.clone(), (number, stored.clone())) {
+                return Err(Error::artifact(
+                    files
+                        .get(number)
+                        .map_or_else(Default::default, |file| file.path.clone()),
+                    format!("`{stored}` and `{other}` are both the tensor `{name}`"),
+                ));
             }
         }
         let mut source = Self {
             component,
             files,
             index,
+            scales,
+            warnings: sorted.warnings,
             log,
         };
         if component == Component::TextEncoder {
@@ -109,6 +126,9 @@ impl FileSource {
             }
         } else {
             self.index.insert(name.to_owned(), place);
+            if let Some(scales) = self.scales.remove(alias) {
+                self.scales.insert(name.to_owned(), scales);
+            }
         }
         Ok(())
     }
@@ -127,6 +147,106 @@ impl FileSource {
         self.index
             .get(name)
             .map(|(file, _)| self.files[*file].path.as_path())
+    }
+
+    /// What was left aside, one sentence each.
+    pub(super) fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// A tensor's file and entry.
+    fn place(&self, (file, stored): &Place) -> Option<(&TensorFile, &Entry)> {
+        let file = self.files.get(*file)?;
+        Some((file, file.entries.get(stored)?))
+    }
+
+    fn find(&self, name: &str) -> Result<(&TensorFile, &Entry)> {
+        self.index
+            .get(name)
+            .and_then(|place| self.place(place))
+            .ok_or_else(|| {
+                Error::artifact(
+                    format!("{}/{name}", self.component),
+                    "tensor is missing from the checkpoint",
+                )
+            })
+    }
+
+    /// Reads the codes of a quantised tensor.
+    fn codes(&self, name: &str, file: &TensorFile, entry: &Entry) -> Result<Vec<u8>> {
+        let hash = !self.log.has(self.component, name);
+        let (codes, sha256) = stream::bytes(&file.file, &file.path, name, entry, hash)?;
+        if let Some(sha256) = sha256 {
+            self.log.record(self.component, name, entry, &sha256);
+        }
+        Ok(codes)
+    }
+
+    /// Reads the scale at `place`; 1 where there is none. It is noted as `<weight>.<what>`, whatever the
+    /// convention calls it.
+    fn scale(&self, name: &str, what: &str, place: Option<&Place>) -> Result<Vec<f32>> {
+        let Some((place, (file, entry))) =
+            place.and_then(|place| Some((place, self.place(place)?)))
+        else {
+            return Ok(vec![1.0]);
+        };
+        let (scale, sha256) = stream::load(
+            &file.file,
+            &file.path,
+            &place.1,
+            entry,
+            DType::F32,
+            &Device::Cpu,
+            true,
+        )?;
+        if let Some(sha256) = sha256 {
+            self.log
+                .record(self.component, &format!("{name}.{what}"), entry, &sha256);
+        }
+        Ok(scale.flatten_all()?.to_vec1()?)
+    }
+
+    /// Whether the file asks for the product with the dequantised weight.
+    pub(super) fn in_full_precision(&self, name: &str) -> bool {
+        self.scales
+            .get(name)
+            .is_some_and(|scales| scales.full_precision)
+    }
+
+    /// A stored e4m3 matrix as it is; `None` for tensors stored in any other way.
+    fn stored_fp8(&self, name: &str) -> Result<Option<Fp8Weight>> {
+        let (file, entry) = self.find(name)?;
+        let &[rows, columns] = entry.shape.as_slice() else {
+            return Ok(None);
+        };
+        if entry.dtype != StoredDType::F8E4M3 {
+            return Ok(None);
+        }
+        let scales = self.scales.get(name).cloned().unwrap_or_default();
+        let codes = self.codes(name, file, entry)?;
+        if !quant::all_finite(&codes, entry.dtype) {
+            return Err(stream::not_finite(&file.path, name));
+        }
+        let scale = self.scale(name, "scale", scales.weight.as_ref())?;
+        let weight = Fp8Weight::new(
+            Tensor::from_vec(codes, (rows, columns), &Device::Cpu)?,
+            Tensor::new(scale, &Device::Cpu)?,
+        )?;
+        if scales.full_precision {
+            return Ok(Some(weight.weight_only()));
+        }
+        // An input scale of 1 says that nothing was calibrated.
+        match self
+            .scale(name, "input_scale", scales.input.as_ref())?
+            .as_slice()
+        {
+            [scale] if *scale != 1.0 => {
+                weight.with_input_scale(*scale).map(Some).map_err(|error| {
+                    Error::artifact(&file.path, format!("layer of `{name}`: {error}"))
+                })
+            }
+            _ => Ok(Some(weight)),
+        }
     }
 
     /// Names, shapes and stored types.
@@ -156,15 +276,16 @@ impl TensorSource for FileSource {
     }
 
     fn load(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
-        let place = self.index.get(name);
-        let Some((file, entry)) = place.and_then(|(file, stored)| {
-            Some((&self.files[*file], self.files[*file].entries.get(stored)?))
-        }) else {
-            return Err(Error::artifact(
-                format!("{}/{name}", self.component),
-                "tensor is missing from the checkpoint",
-            ));
-        };
+        let (file, entry) = self.find(name)?;
+        if entry.dtype.is_quantised() {
+            let codes = self.codes(name, file, entry)?;
+            let scales = self
+                .scales
+                .get(name)
+                .and_then(|scales| scales.weight.as_ref());
+            let scales = self.scale(name, "scale", scales)?;
+            return quant::dequantise(&codes, &scales, entry, (&file.path, name), dtype, device);
+        }
         // A tensor that is read again (streamed blocks, a network dropped between clips) is in the log.
         let hash = !self.log.has(self.component, name);
         let (tensor, sha256) =
@@ -173,5 +294,16 @@ impl TensorSource for FileSource {
             self.log.record(self.component, name, entry, &sha256);
         }
         Ok(tensor)
+    }
+
+    fn load_fp8(&self, name: &str, device: &Device) -> Result<Fp8Weight> {
+        let weight = match self.stored_fp8(name)? {
+            Some(weight) => weight,
+            None => {
+                let weight = self.load(name, DType::F32, &Device::Cpu)?;
+                Fp8Weight::quantize(&weight, Fp8Scale::PerRow)?
+            }
+        };
+        Ok(weight.to_device(device)?)
     }
 }

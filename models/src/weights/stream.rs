@@ -32,6 +32,14 @@ pub enum StoredDType {
     F16,
     /// The upper half of a 32-bit float.
     BF16,
+    /// 8-bit float, 3 bits of mantissa, no infinity; with or without a scale beside it.
+    F8E4M3,
+    /// 8-bit float, 2 bits of mantissa.
+    F8E5M2,
+    /// 8-bit integer with a scale beside it.
+    I8,
+    /// Bytes that are no weights: settings of a quantised layer, an embedded tokenizer.
+    U8,
 }
 
 impl StoredDType {
@@ -41,7 +49,13 @@ impl StoredDType {
             Self::F64 => 8,
             Self::F32 => 4,
             Self::F16 | Self::BF16 => 2,
+            Self::F8E4M3 | Self::F8E5M2 | Self::I8 | Self::U8 => 1,
         }
+    }
+
+    /// Whether a stored element is a code whose value depends on a scale elsewhere.
+    pub fn is_quantised(self) -> bool {
+        matches!(self, Self::F8E4M3 | Self::F8E5M2 | Self::I8)
     }
 
     /// Name as in safetensors, in lower case.
@@ -51,6 +65,10 @@ impl StoredDType {
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::BF16 => "bf16",
+            Self::F8E4M3 => "f8_e4m3",
+            Self::F8E5M2 => "f8_e5m2",
+            Self::I8 => "i8",
+            Self::U8 => "u8",
         }
     }
 }
@@ -84,6 +102,15 @@ pub(super) fn load(
     device: &Device,
     hash: bool,
 ) -> Result<(Tensor, Option<String>)> {
+    if entry.dtype.size() == 1 {
+        return Err(Error::artifact(
+            path,
+            format!(
+                "tensor `{name}` is stored as {}; floats are needed",
+                entry.dtype.as_str()
+            ),
+        ));
+    }
     match dtype {
         DType::F32 => stream::<f32>(file, path, name, entry, device, hash),
         DType::BF16 => stream::<bf16>(file, path, name, entry, device, hash),
@@ -95,8 +122,37 @@ pub(super) fn load(
     }
 }
 
+/// Reads the stored bytes of a tensor; returns them with, when `hash` asks for it, their hexadecimal
+/// SHA-256.
+pub(super) fn bytes(
+    file: &File,
+    path: &Path,
+    name: &str,
+    entry: &Entry,
+    hash: bool,
+) -> Result<(Vec<u8>, Option<String>)> {
+    let total = entry.bytes();
+    let mut bytes = Vec::new();
+    bytes
+        .try_reserve_exact(total)
+        .map_err(|_| Error::io(path, io::Error::from(io::ErrorKind::OutOfMemory)))?;
+    let range = Range {
+        file,
+        path,
+        name,
+        offset: entry.offset,
+        bytes: total,
+    };
+    in_waves(range, &mut |wave| {
+        bytes.extend_from_slice(wave);
+        Ok(())
+    })?;
+    let sha256 = hash.then(|| hex(&Sha256::digest(&bytes)));
+    Ok((bytes, sha256))
+}
+
 /// An element type that weights are loaded to.
-trait Target: WithDType + Send + Sync {
+pub(super) trait Target: WithDType + Send + Sync {
     /// The stored type whose bytes are this type's.
     const SAME: StoredDType;
     fn from_le(bytes: &[u8]) -> Self;
@@ -174,26 +230,36 @@ fn stream<T: Target>(
         );
         match finite {
             Finite::All => Ok(()),
-            Finite::StoredNot => Err(Error::artifact(
-                path,
-                format!(
-                    "tensor `{name}` holds NaN or infinite values; the file is damaged or the \
-                     training that made it diverged: use another checkpoint"
-                ),
-            )),
-            Finite::TooLarge => Err(Error::caller(
-                "dtype",
-                format!(
-                    "tensor `{name}` of {} holds values that do not fit {}; use f32 or bf16",
-                    path.display(),
-                    T::DTYPE.as_str()
-                ),
-            )),
+            Finite::StoredNot => Err(not_finite(path, name)),
+            Finite::TooLarge => Err(too_large(path, name, T::DTYPE)),
         }
     })?;
     let tensor = Tensor::from_vec(values, entry.shape.as_slice(), device)
         .context(|| format!("tensor `{name}` of {}", path.display()))?;
     Ok((tensor, hasher.map(|hasher| hex(&hasher.finalize()))))
+}
+
+/// NaN or infinity in the file.
+pub(super) fn not_finite(path: &Path, name: &str) -> Error {
+    Error::artifact(
+        path,
+        format!(
+            "tensor `{name}` holds NaN or infinite values; the file is damaged or the training that made it \
+             diverged: use another checkpoint"
+        ),
+    )
+}
+
+/// Finite in the file, infinite in the type asked for.
+pub(super) fn too_large(path: &Path, name: &str, dtype: DType) -> Error {
+    Error::caller(
+        "dtype",
+        format!(
+            "tensor `{name}` of {} holds values that do not fit {}; use f32 or bf16",
+            path.display(),
+            dtype.as_str()
+        ),
+    )
 }
 
 /// What a run of bytes held.
@@ -243,6 +309,8 @@ fn convert_part<T: Target>(
         StoredDType::F16 => bytes.chunks_exact(2).fold(false, |bad, b| {
             bad | (u16::from_le_bytes([b[0], b[1]]) & 0x7c00 == 0x7c00)
         }),
+        // Codes are not read here: `load` refuses them.
+        StoredDType::F8E4M3 | StoredDType::F8E5M2 | StoredDType::I8 | StoredDType::U8 => true,
     };
     let written = match stored {
         same if same == T::SAME => each(bytes, same.size(), out, T::from_le),
@@ -260,6 +328,10 @@ fn convert_part<T: Target>(
         StoredDType::BF16 => each(bytes, 2, out, |b| {
             T::from_single(<bf16 as Target>::from_le(b).to_f32())
         }),
+        // As above: every element must be written all the same.
+        StoredDType::F8E4M3 | StoredDType::F8E5M2 | StoredDType::I8 | StoredDType::U8 => {
+            each(bytes, 1, out, |_| T::from_single(0.0))
+        }
     };
     match (bad, written) {
         (true, _) => Finite::StoredNot,

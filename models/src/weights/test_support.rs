@@ -24,6 +24,36 @@ pub(super) struct Raw {
 
 pub(super) type Tensors = BTreeMap<String, Raw>;
 
+impl Raw {
+    /// An f32 tensor.
+    pub(super) fn f32(shape: &[usize], values: &[f32]) -> Self {
+        Self {
+            dtype: "F32".into(),
+            shape: shape.to_vec(),
+            bytes: values
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect(),
+        }
+    }
+
+    /// A tensor of one byte per element.
+    pub(super) fn bytes(dtype: &str, shape: &[usize], bytes: &[u8]) -> Self {
+        Self {
+            dtype: dtype.into(),
+            shape: shape.to_vec(),
+            bytes: bytes.to_vec(),
+        }
+    }
+
+    /// The values of an f32 tensor.
+    pub(super) fn floats(&self) -> Vec<f32> {
+        assert_eq!(self.dtype, "F32");
+        let four = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+        self.bytes.chunks_exact(4).map(four).collect()
+    }
+}
+
 /// A tiny checkpoint in a folder of its own.
 pub(super) struct Tiny {
     _keep: tempfile::TempDir,
@@ -125,7 +155,18 @@ pub(super) fn read_safetensors(path: &Path) -> Tensors {
 }
 
 pub(super) fn write_safetensors(path: &Path, tensors: &Tensors) {
+    write_with_metadata(path, tensors, &[]);
+}
+
+/// As [`write_safetensors`], with texts under `__metadata__`.
+pub(super) fn write_with_metadata(path: &Path, tensors: &Tensors, metadata: &[(&str, Value)]) {
     let mut header = serde_json::Map::new();
+    if !metadata.is_empty() {
+        let texts = metadata
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), json!(value.to_string())));
+        header.insert("__metadata__".into(), Value::Object(texts.collect()));
+    }
     let mut data = Vec::new();
     for (name, raw) in tensors {
         let start = data.len();

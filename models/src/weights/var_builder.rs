@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Tensor};
+use leoma_kernels::{Fp8Scale, Fp8Weight};
 
+use super::quant;
 use crate::error::{Error, Result};
 
 /// Named tensors of one component (transformer, VAE, text encoder), under diffusers names.
@@ -23,6 +25,16 @@ pub trait TensorSource: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// [`Error::Artifact`] when the tensor is missing, unreadable or holds NaN or infinities.
     fn load(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor>;
+
+    /// Reads the weight `[out, in]` of a linear layer in e4m3: as stored where it is stored so, else
+    /// rounded with a scale per row.
+    ///
+    /// # Errors
+    /// As [`TensorSource::load`].
+    fn load_fp8(&self, name: &str, device: &Device) -> Result<Fp8Weight> {
+        let weight = self.load(name, DType::F32, &Device::Cpu)?;
+        Ok(Fp8Weight::quantize(&weight, Fp8Scale::PerRow)?.to_device(device)?)
+    }
 }
 
 /// A prefix into a [`TensorSource`] with the type and device its tensors are loaded to.
@@ -31,6 +43,7 @@ pub struct VarBuilder {
     source: Arc<dyn TensorSource>,
     prefix: String,
     dtype: DType,
+    fp8: bool,
     device: Device,
 }
 
@@ -41,7 +54,16 @@ impl VarBuilder {
             source,
             prefix: String::new(),
             dtype,
+            fp8: false,
             device: device.clone(),
+        }
+    }
+
+    /// The same place, with the large linear layers of a transformer in e4m3 or not.
+    pub fn with_fp8(&self, fp8: bool) -> Self {
+        Self {
+            fp8,
+            ..self.clone()
         }
     }
 
@@ -94,19 +116,36 @@ impl VarBuilder {
         self.get_as(shape, name, DType::F32)
     }
 
+    /// Whether the weight `name` is to be loaded with [`VarBuilder::get_fp8`].
+    pub fn is_fp8(&self, name: &str) -> bool {
+        self.fp8 && quant::is_fp8_layer(&self.full(name))
+    }
+
+    /// Loads the weight `name` of a linear layer in e4m3; the shape must be exactly `[out, in]`.
+    pub fn get_fp8(&self, shape: [usize; 2], name: &str) -> Result<Fp8Weight> {
+        let name = self.full(name);
+        self.check(&name, &shape)?;
+        self.source.load_fp8(&name, &self.device)
+    }
+
     fn get_as(&self, shape: impl Into<Vec<usize>>, name: &str, dtype: DType) -> Result<Tensor> {
         let name = self.full(name);
-        let shape = shape.into();
-        match self.source.shape(&name) {
+        self.check(&name, &shape.into())?;
+        self.source.load(&name, dtype, &self.device)
+    }
+
+    /// The tensor must be there in this shape.
+    fn check(&self, name: &str, shape: &[usize]) -> Result<()> {
+        match self.source.shape(name) {
             None => Err(Error::artifact(
-                &name,
+                name,
                 "tensor is missing from the checkpoint",
             )),
             Some(found) if found != shape => Err(Error::artifact(
-                &name,
+                name,
                 format!("tensor has shape {found:?}, the configuration asks for {shape:?}"),
             )),
-            Some(_) => self.source.load(&name, dtype, &self.device),
+            Some(_) => Ok(()),
         }
     }
 }

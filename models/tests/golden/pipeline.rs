@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
+use leoma_models::Precision;
 use leoma_models::noise::NoiseSource;
 use leoma_models::scheduler::SchedulerKind;
 use leoma_models::wan::pipeline::{GenerateParams, Observer, Offload, Stage, WanPipeline};
@@ -60,7 +61,7 @@ fn generate(
 ) -> BTreeMap<String, Tensor> {
     let checkpoint = Checkpoint::open(folder).unwrap();
     let params = params(run, &checkpoint);
-    let mut pipeline = WanPipeline::new(checkpoint, DType::F32, &Device::Cpu, offload).unwrap();
+    let mut pipeline = WanPipeline::new(checkpoint, Precision::F32, &Device::Cpu, offload).unwrap();
     let image = run.image.then(|| vae::first_frame(reference));
     let (mut recorder, mut frames) = (Recorder::default(), Vec::new());
     let mut sink = |frame| {
@@ -200,7 +201,7 @@ fn cancelling_takes_effect_within_one_block() {
         tiling: None,
     };
     let mut pipeline =
-        WanPipeline::new(checkpoint, DType::F32, &Device::Cpu, Offload::None).unwrap();
+        WanPipeline::new(checkpoint, Precision::F32, &Device::Cpu, Offload::None).unwrap();
     let mut run = |cancel_at: usize| {
         let asked = Cell::new(0);
         let cancelled = || {

@@ -10,19 +10,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Result;
 use candle_core::Tensor;
 use clap::{Args, ValueEnum};
-use leoma_models::Error;
 use leoma_models::noise::NoiseSource;
 use leoma_models::scheduler::SchedulerKind;
 use leoma_models::wan::pipeline::{Observer, Stage};
 use leoma_models::wan::plan::Memory;
+use leoma_models::{Error, Precision};
 use serde_json::json;
 
 use secrecy::SecretString;
 
+use super::DeviceArg;
 use super::layers::Origins;
+use super::model_files::ModelFileArgs;
 use super::progress::Bars;
 use super::units::Bytes;
-use super::{DeviceArg, DtypeArg};
 use crate::generation::{
     Dump, GenerationRequest, Generator, MemoryOptions, OffloadChoice, Output, Preset, Settings,
     TextEncoderDevice, noise_source,
@@ -50,6 +51,8 @@ pub(super) struct GenerateArgs {
         required_unless_present = "host"
     )]
     model: Option<PathBuf>,
+    #[command(flatten)]
+    files: ModelFileArgs,
     /// Have the clip made by the leoma-node server at this address (http:// or https://).
     #[arg(
         long,
@@ -126,9 +129,9 @@ pub(super) struct GenerateArgs {
     /// Family of defaults: leoma, diffusers or official.
     #[arg(long, default_value = "leoma", env = "LEOMA_NODE_PRESET")]
     preset: Preset,
-    /// Compute type: f32, bf16 or f16.
+    /// Number types: f32, bf16, f16 or fp8 (transformer blocks in 8 bits; lossy).
     #[arg(long, default_value = "f32", env = "LEOMA_NODE_DTYPE")]
-    dtype: DtypeArg,
+    dtype: Precision,
     /// Where to compute: cpu, cuda, cuda:N or auto.
     #[arg(long, default_value = "auto", env = "LEOMA_NODE_DEVICE")]
     device: DeviceArg,
@@ -254,7 +257,10 @@ fn run_here(args: &GenerateArgs) -> Result<()> {
         text_encoder: args.text_encoder_device,
         limit: args.memory_limit.map(|limit| limit.0),
     };
-    let mut generator = Generator::open(model, args.dtype.0, &device, memory)?;
+    let mut generator = Generator::open(&args.files.with(model), args.dtype, &device, memory)?;
+    for warning in generator.pipeline().checkpoint().warnings() {
+        eprintln!("warning: {warning}");
+    }
     let (settings, image) = generator.resolver().resolve(&request, args.preset)?;
     for warning in &settings.warnings {
         eprintln!("warning: {warning}");
@@ -322,6 +328,9 @@ fn run_here(args: &GenerateArgs) -> Result<()> {
                 "stages": report.stages,
                 "peak_memory_bytes": report.peak_memory_bytes,
                 "checkpoint_digest": report.checkpoint_digest,
+                "precision": args.dtype.as_str(),
+                "lossy": args.dtype.is_lossy(),
+                "loras": generator.pipeline().checkpoint().loras(),
             });
             println!("{object}");
         }

@@ -10,6 +10,7 @@ mod doctor;
 mod generate;
 mod layers;
 mod man;
+mod model_files;
 mod models;
 mod progress;
 #[cfg(test)]
@@ -28,7 +29,7 @@ use leoma_models::Fault;
 
 use layers::{Failure, Missing, process_env, resolve};
 
-pub(crate) use target::{DeviceArg, DtypeArg};
+pub(crate) use target::DeviceArg;
 
 /// What `--version` prints behind the name.
 fn version() -> String {

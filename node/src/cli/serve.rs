@@ -9,11 +9,12 @@ use std::time::Duration;
 use anyhow::Result;
 use candle_core::Device;
 use clap::Args;
-use leoma_models::Error;
+use leoma_models::{Error, Precision};
 use secrecy::SecretString;
 
+use super::DeviceArg;
+use super::model_files::ModelFileArgs;
 use super::units::{Bytes, Seconds};
-use super::{DeviceArg, DtypeArg};
 use crate::engine::{EngineOptions, WanOptions};
 use crate::generation::{MemoryOptions, OffloadChoice, Preset, TextEncoderDevice};
 use crate::http::{
@@ -41,6 +42,8 @@ pub(super) struct ServeArgs {
         required_unless_present = "fake_engine"
     )]
     model: Option<PathBuf>,
+    #[command(flatten)]
+    files: ModelFileArgs,
     /// Serve a scripted engine in place of a checkpoint: load tests, development of clients.
     #[arg(
         long,
@@ -144,14 +147,14 @@ pub(super) struct ServeArgs {
         help_heading = "Generation"
     )]
     profile: Profile,
-    /// Compute type: f32, bf16 or f16.
+    /// Number types: f32, bf16, f16 or fp8 (transformer blocks in 8 bits; lossy).
     #[arg(
         long,
         default_value = "f32",
         env = "LEOMA_NODE_DTYPE",
         help_heading = "Generation"
     )]
-    dtype: DtypeArg,
+    dtype: Precision,
     /// Where to compute: cpu, cuda, cuda:N or auto.
     #[arg(
         long,
@@ -325,6 +328,10 @@ impl ServeArgs {
             None => Some(stall),
         };
         let scratch = data_dir.join("scratch");
+        if self.fake_engine.is_some() && !self.files.is_empty() {
+            let message = "a scripted engine has no networks; leave the model files out";
+            return Err(Error::caller("fake_engine", message));
+        }
         let model = match (self.fake_engine, self.model) {
             (Some(script), _) => Model::Fake {
                 script,
@@ -334,11 +341,11 @@ impl ServeArgs {
                 scratch,
             },
             (None, Some(model)) => Model::Wan(Box::new(WanOptions {
-                model,
+                files: self.files.with(&model),
                 name: self.model_name,
                 revision: self.revision,
                 preset: self.preset,
-                dtype: self.dtype.0,
+                precision: self.dtype,
                 device,
                 memory: MemoryOptions {
                     offload: self.offload,

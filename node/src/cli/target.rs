@@ -1,33 +1,11 @@
-//! Where and in which type to compute: options shared by `generate` and `serve`.
+//! Where to compute: an option shared by `generate` and `serve`.
 
 use std::str::FromStr;
 
-use candle_core::{DType, Device};
+use candle_core::Device;
 use leoma_models::{Error, Result};
 
 use crate::cuda::{Problem, explain};
-
-/// `--dtype`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct DtypeArg(pub(crate) DType);
-
-impl FromStr for DtypeArg {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        Ok(Self(match name {
-            "f32" => DType::F32,
-            "bf16" => DType::BF16,
-            "f16" => DType::F16,
-            _ => {
-                return Err(Error::caller(
-                    "dtype",
-                    format!("`{name}` is not one of f32, bf16, f16"),
-                ));
-            }
-        }))
-    }
-}
 
 /// `--device`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,12 +88,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn devices_and_types_parse() {
+    fn devices_parse() {
         assert_eq!("cuda:3".parse::<DeviceArg>().unwrap(), DeviceArg::Cuda(3));
-        assert_eq!("bf16".parse::<DtypeArg>().unwrap().0, DType::BF16);
         for wrong in ["gpu", "cuda:", "cuda:x", ""] {
             assert!(wrong.parse::<DeviceArg>().is_err(), "{wrong}");
         }
-        assert!("fp32".parse::<DtypeArg>().is_err());
     }
 }

@@ -154,8 +154,13 @@ pub struct ModelInfo {
     pub revision: Option<String>,
     /// Preset that fills what a request leaves out.
     pub preset: String,
-    /// Compute dtype: `f32`, `bf16`, `f16`.
+    /// Number types: `f32`, `bf16`, `f16`, `fp8`.
     pub dtype: String,
+    /// Whether clips lose precision that the checkpoint does not ask to lose (`fp8`).
+    pub lossy: bool,
+    /// LoRAs in the weights: file, SHA-256, strength, experts.
+    #[schema(value_type = Vec<Object>)]
+    pub loras: Vec<leoma_models::weights::LoraReport>,
     /// Device: `cpu`, `cuda:0`, …
     pub device: String,
     /// Whether clips can be made from a prompt alone.

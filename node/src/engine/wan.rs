@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::{DType, Device};
+use candle_core::Device;
+use leoma_models::Precision;
 use leoma_models::wan::cost;
 use leoma_models::wan::pipeline::{self, Observer};
 use leoma_models::wan::plan::{Memory, MemoryPlan, PlanRequest};
 use leoma_models::wan::transformer::CONTEXT_LEN;
-use leoma_models::weights::{Checkpoint, Component, ModelKind};
+use leoma_models::weights::{Checkpoint, Component, ModelFiles, ModelKind};
 use serde_json::json;
 
 use super::{Admission, Backend, Clip, Control, Cost, Decode, EngineError, Job, ModelInfo, Stage};
@@ -66,16 +67,16 @@ impl Admission for ModelAdmission {
 /// What a [`WanBackend`] is opened with.
 #[derive(Debug, Clone)]
 pub struct WanOptions {
-    /// Checkpoint folder.
-    pub model: PathBuf,
+    /// Checkpoint folder, single files and LoRAs.
+    pub files: ModelFiles,
     /// Name in the API; the folder's name when absent.
     pub name: Option<String>,
     /// Revision of the checkpoint, as the operator knows it.
     pub revision: Option<String>,
     /// Defaults of requests.
     pub preset: Preset,
-    /// Compute type.
-    pub dtype: DType,
+    /// Number types.
+    pub precision: Precision,
     /// Where to compute.
     pub device: Device,
     /// How memory is used.
@@ -100,13 +101,16 @@ impl WanBackend {
     /// a small clip fits the memory.
     pub fn open(options: WanOptions) -> Result<Self, crate::Error> {
         let WanOptions {
-            model,
-            dtype,
+            files,
+            precision,
             device,
             memory,
             ..
         } = &options;
-        let mut generator = Generator::open(model, *dtype, device, *memory)?.serving();
+        let mut generator = Generator::open(files, *precision, device, *memory)?.serving();
+        for warning in generator.pipeline().checkpoint().warnings() {
+            tracing::warn!("{warning}");
+        }
         plan_ahead(&mut generator, options.preset)?;
         generator.load(&mut pipeline::Unobserved)?;
         let admission = Arc::new(ModelAdmission {
@@ -128,18 +132,20 @@ impl Backend for WanBackend {
         let checkpoint = self.generator.pipeline().checkpoint();
         let WanOptions {
             name,
-            model,
+            files,
             revision,
             preset,
-            dtype,
+            precision,
             device,
             ..
         } = &self.options;
-        let name = name.clone().unwrap_or_else(|| folder_name(model));
+        let name = name.clone().unwrap_or_else(|| folder_name(&files.root));
         ModelInfo {
             digest: Some(checkpoint.digest()),
             revision: revision.clone(),
-            dtype: dtype.as_str().to_owned(),
+            dtype: precision.as_str().to_owned(),
+            lossy: precision.is_lossy(),
+            loras: checkpoint.loras().to_vec(),
             device: device_name(device),
             ..model_info(name, checkpoint.kind(), *preset)
         }
@@ -307,6 +313,8 @@ pub(super) fn model_info(name: String, kind: ModelKind, preset: Preset) -> Model
         revision: None,
         preset: preset.name().to_owned(),
         dtype: "f32".into(),
+        lossy: false,
+        loras: Vec::new(),
         device: "cpu".into(),
         text_to_video: kind != ModelKind::I2vA14b,
         image_to_video: matches!(kind, ModelKind::I2vA14b | ModelKind::Ti2v5b),

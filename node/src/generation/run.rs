@@ -3,16 +3,17 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
+use leoma_models::Precision;
 use leoma_models::wan::pipeline::{GenerateParams, LatentClip, Observer, Offload, WanPipeline};
 use leoma_models::wan::plan::{MemoryPlan, ModelSizes, PlanRequest};
-use leoma_models::weights::{Checkpoint, validate};
+use leoma_models::weights::{Checkpoint, ModelFiles, validate};
 use serde::Serialize;
 
 use super::budget::{Budget, MemoryOptions, OffloadChoice, Planning, TextEncoderDevice};
 use super::dump::Dump;
 use super::preset::Preset;
-use super::settings::{GenerationRequest, ModelDefaults, Settings, resolve};
+use super::settings::{Effective, GenerationRequest, ModelDefaults, Origin, Settings, resolve};
 use super::sink::{FrameSink, Media, Target};
 use crate::error::{Error, Result};
 use crate::media::{self, ImageLimits, ImagePreparation, RgbImage8};
@@ -74,16 +75,33 @@ pub struct Resolver {
     checkpoint: Checkpoint,
     defaults: ModelDefaults,
     limits: ImageLimits,
+    /// What the operator chose that makes other clips than the checkpoint alone.
+    labels: Vec<Effective>,
 }
 
 impl Resolver {
-    /// A resolver for one checkpoint.
-    pub fn new(checkpoint: Checkpoint) -> Self {
+    /// A resolver for one checkpoint, computed in `precision`.
+    pub fn new(checkpoint: Checkpoint, precision: Precision) -> Self {
+        let mut labels = Vec::new();
+        let mut label = |name, value| {
+            labels.push(Effective {
+                name,
+                value,
+                origin: Origin::Node,
+            });
+        };
+        if precision.is_lossy() {
+            label("precision", format!("{precision} (lossy)").into());
+        }
+        if !checkpoint.loras().is_empty() {
+            label("loras", serde_json::json!(checkpoint.loras()));
+        }
         let defaults = ModelDefaults::of(&checkpoint, WanPipeline::size_multiple(&checkpoint));
         Self {
             checkpoint,
             defaults,
             limits: ImageLimits::default(),
+            labels,
         }
     }
 
@@ -108,7 +126,8 @@ impl Resolver {
             None => None,
         };
         let size = image.as_ref().map(|image| [image.height(), image.width()]);
-        let settings = resolve(request, preset, &self.defaults, size)?;
+        let mut settings = resolve(request, preset, &self.defaults, size)?;
+        settings.effective.extend_from_slice(&self.labels);
         WanPipeline::check_task(&self.checkpoint, &settings.params, image.is_some())?;
         Ok((settings, image))
     }
@@ -131,21 +150,21 @@ impl Generator {
     /// # Errors
     /// [`leoma_models::Error::Artifact`] listing what does not fit.
     pub fn open(
-        model: &Path,
-        dtype: DType,
+        files: &ModelFiles,
+        precision: Precision,
         device: &Device,
         memory: impl Into<MemoryOptions>,
     ) -> Result<Self> {
         let memory = memory.into();
-        let checkpoint = Checkpoint::open(model)?;
+        let checkpoint = Checkpoint::open_files(files)?;
         validate(&checkpoint)?;
         let sizes = ModelSizes::of(&checkpoint);
-        let resolver = Resolver::new(checkpoint.clone());
+        let resolver = Resolver::new(checkpoint.clone(), precision);
         let (offload, automatic) = match memory.offload {
             OffloadChoice::Fixed(offload) => (offload, false),
             OffloadChoice::Auto => (Offload::None, true),
         };
-        let mut pipeline = WanPipeline::new(checkpoint, dtype, device, offload)?;
+        let mut pipeline = WanPipeline::new(checkpoint, precision, device, offload)?;
         if memory.text_encoder == TextEncoderDevice::Cpu {
             pipeline = pipeline.with_text_encoder_on(Device::Cpu);
         }

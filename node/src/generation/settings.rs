@@ -121,6 +121,8 @@ pub enum Origin {
     Preset,
     /// Derived from other values or from the image.
     Derived,
+    /// Whoever runs the node.
+    Node,
 }
 
 impl Origin {
@@ -130,6 +132,7 @@ impl Origin {
             Self::Checkpoint => "checkpoint",
             Self::Preset => "preset",
             Self::Derived => "derived",
+            Self::Node => "node",
         }
     }
 }

@@ -11,6 +11,8 @@ fn model() -> ModelInfo {
         revision: None,
         preset: "leoma".into(),
         dtype: "f32".into(),
+        lossy: false,
+        loras: Vec::new(),
         device: "cpu".into(),
         text_to_video: true,
         image_to_video: true,

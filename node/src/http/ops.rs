@@ -183,8 +183,10 @@ struct Model {
     owned_by: &'static str,
     /// `ti2v-5b`, `i2v-a14b`, …
     kind: String,
-    /// Compute type.
+    /// Number types: `f32`, `bf16`, `f16`, `fp8`.
     dtype: String,
+    /// Whether clips lose precision that the checkpoint does not ask to lose (`fp8`).
+    lossy: bool,
     /// Where it runs.
     device: String,
     /// `text_to_video`, `image_to_video`.
@@ -216,6 +218,7 @@ async fn models(State(app): State<App>) -> Result<Json<ModelList>, ApiError> {
             owned_by: "local",
             kind: info.kind.clone(),
             dtype: info.dtype.clone(),
+            lossy: info.lossy,
             device: info.device.clone(),
             tasks: tasks
                 .into_iter()

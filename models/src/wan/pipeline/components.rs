@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use candle_core::{DType, Device};
+use candle_core::Device;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::precision::Precision;
 use crate::text::Umt5Encoder;
 use crate::wan::WanTransformer3d;
 use crate::wan::transformer::{BlockStorage, TextContext};
@@ -104,7 +105,7 @@ pub(super) struct Contexts {
 #[derive(Debug)]
 pub(super) struct Components {
     checkpoint: Checkpoint,
-    dtype: DType,
+    precision: Precision,
     device: Device,
     /// Where the text encoder runs.
     text_device: Device,
@@ -120,13 +121,13 @@ pub(super) struct Components {
 impl Components {
     pub(super) fn new(
         checkpoint: Checkpoint,
-        dtype: DType,
+        precision: Precision,
         device: Device,
         offload: Offload,
     ) -> Self {
         Self {
             checkpoint,
-            dtype,
+            precision,
             text_device: device.clone(),
             device,
             offload,
@@ -141,12 +142,12 @@ impl Components {
         &self.checkpoint
     }
 
-    pub(super) fn device(&self) -> &Device {
-        &self.device
+    pub(super) fn precision(&self) -> Precision {
+        self.precision
     }
 
-    pub(super) fn dtype(&self) -> DType {
-        self.dtype
+    pub(super) fn device(&self) -> &Device {
+        &self.device
     }
 
     pub(super) fn text_device(&self) -> &Device {
@@ -183,7 +184,8 @@ impl Components {
             Component::TextEncoder => &self.text_device,
             _ => &self.device,
         };
-        Ok(VarBuilder::new(source, self.dtype, device))
+        let vb = VarBuilder::new(source, self.precision.dtype(), device);
+        Ok(vb.with_fp8(self.precision.is_fp8()))
     }
 
     /// The text encoder, loaded when it is not there.

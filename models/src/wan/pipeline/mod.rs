@@ -25,6 +25,7 @@ use super::plan::PlanOptions;
 use super::transformer::{CONTEXT_LEN, ClipTimestep};
 use super::vae::VaeParts;
 use crate::error::{Error, Result};
+use crate::precision::Precision;
 use crate::scheduler;
 use crate::text::{PromptTokenizer, clean_prompt};
 use crate::weights::{Checkpoint, ModelKind};
@@ -52,13 +53,13 @@ impl WanPipeline {
     /// [`Error::Artifact`] when the tokenizer cannot be read.
     pub fn new(
         checkpoint: Checkpoint,
-        dtype: DType,
+        precision: Precision,
         device: &Device,
         offload: Offload,
     ) -> Result<Self> {
         let tokenizer = PromptTokenizer::open(checkpoint.tokenizer_dir())?;
         Ok(Self {
-            components: Components::new(checkpoint, dtype, device.clone(), offload),
+            components: Components::new(checkpoint, precision, device.clone(), offload),
             tokenizer,
         })
     }
@@ -88,12 +89,17 @@ impl WanPipeline {
     /// How this pipeline runs, for plans.
     pub fn plan_options(&self) -> PlanOptions {
         PlanOptions {
-            dtype: self.components.dtype(),
+            dtype: self.components.precision().dtype(),
             accelerator: !self.components.device().is_cpu(),
             offload: self.components.offload(),
             text_on_cpu: self.components.text_device().is_cpu(),
             threads: rayon::current_num_threads(),
         }
+    }
+
+    /// The number types it computes with.
+    pub fn precision(&self) -> Precision {
+        self.components.precision()
     }
 
     /// Reads everything that stays in memory, so that the first request does not pay for it. With

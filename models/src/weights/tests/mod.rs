@@ -1,6 +1,8 @@
 //! Checkpoints that load, and how the tensors come out.
 #![allow(clippy::unwrap_used)]
 
+mod lora;
+mod quantised;
 mod refusals;
 
 use std::path::Path;
@@ -446,6 +448,13 @@ fn inspection_tells_sizes_and_memory() {
     let total: u64 = report.components.iter().map(|r| r.parameters).sum();
     assert_eq!(report.memory[0].offload_none, 4 * total);
     assert_eq!(report.memory[1].offload_none, 2 * total);
+    // Most of a transformer is in 8 bits, and nothing of the other networks.
+    let [bf16, fp8] = [&report.memory[1], &report.memory[3]].map(|plan| &plan.components);
+    assert_eq!(report.memory[3].dtype, "fp8");
+    for (component, bytes) in bf16 {
+        let transformer = component.as_str().starts_with("transformer");
+        assert!(fp8[component] >= bytes / 2 && (fp8[component] < *bytes) == transformer);
+    }
     let experts = parameters(Component::Transformer).max(parameters(Component::TextEncoder));
     assert_eq!(
         report.memory[0].offload_experts,

@@ -67,9 +67,9 @@ fn hostile_headers_are_refused() {
             "bad header",
         ),
         (
-            r#"{"a":{"dtype":"F8_E4M3","shape":[4],"data_offsets":[0,4]}}"#.into(),
+            r#"{"a":{"dtype":"F8_E8M0","shape":[4],"data_offsets":[0,4]}}"#.into(),
             vec![0; 4],
-            "fp8",
+            "mxfp",
         ),
         (
             r#"{"a":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}}"#.into(),

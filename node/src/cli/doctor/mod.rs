@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{ArgMatches, Args, ValueEnum};
-use leoma_models::weights::{Component, Inspection, inspect};
+use leoma_models::weights::{Component, Inspection, ModelFiles, inspect_files};
 use serde::Serialize;
 
 use super::config::settings_of;
@@ -120,6 +120,23 @@ impl Finding {
     }
 }
 
+/// The files that `serve` would load, LoRAs aside: they change no size.
+fn replaced(model: &Path, value: &impl Fn(&str) -> Option<String>) -> ModelFiles {
+    let options = [
+        (Component::Transformer, "transformer"),
+        (Component::Transformer2, "transformer_2"),
+        (Component::Vae, "vae"),
+        (Component::TextEncoder, "text_encoder"),
+    ];
+    ModelFiles {
+        replaced: options
+            .into_iter()
+            .filter_map(|(component, option)| Some((component, value(option)?.into())))
+            .collect(),
+        ..ModelFiles::new(model)
+    }
+}
+
 /// What `serve` would work with.
 #[derive(Debug)]
 struct Subject {
@@ -164,7 +181,9 @@ impl Subject {
             .unwrap_or_else(std::env::temp_dir);
         Ok(Self {
             role: args.role,
-            inspection: model.as_deref().map(inspect),
+            inspection: model
+                .as_deref()
+                .map(|model| inspect_files(&replaced(model, &value))),
             model,
             dtype: value("dtype").unwrap_or_else(|| "f32".into()),
             device: value("device").unwrap_or_else(|| "auto".into()),

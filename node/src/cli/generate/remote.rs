@@ -21,8 +21,13 @@ use crate::client::{Client, Update, Video};
 const MAX_KEY_BYTES: u64 = 4096;
 
 /// Options that are about the machine that computes, and why a request cannot carry them.
-const LOCAL_ONLY: [(&str, &str); 11] = [
+const LOCAL_ONLY: [(&str, &str); 16] = [
     ("model", "the server has its own checkpoint"),
+    ("transformer", "the server has its own checkpoint"),
+    ("transformer_2", "the server has its own checkpoint"),
+    ("vae", "the server has its own checkpoint"),
+    ("text_encoder", "the server has its own checkpoint"),
+    ("lora", "the server was started with its own"),
     ("dtype", "the server was started with its own"),
     ("device", "the server was started with its own"),
     ("offload", "the server was started with its own"),

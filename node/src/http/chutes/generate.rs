@@ -121,9 +121,16 @@ async fn invoke(app: App, cord: Cord, request: Request) -> Result<Response, ApiE
     } else {
         clip(ticket).await?
     };
+    let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(&invocation) {
-        response.headers_mut().insert("x-chutes-invocationid", id);
+        headers.insert("x-chutes-invocationid", id);
     }
+    let info = engine.info();
+    if let Ok(precision) = HeaderValue::from_str(&info.dtype) {
+        headers.insert("x-leoma-precision", precision);
+    }
+    let lossy = if info.lossy { "true" } else { "false" };
+    headers.insert("x-leoma-lossy", HeaderValue::from_static(lossy));
     Ok(response)
 }
 
