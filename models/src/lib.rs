@@ -7,6 +7,7 @@ pub mod error;
 pub mod noise;
 mod precision;
 pub mod random;
+pub mod rounding;
 pub mod scheduler;
 pub mod text;
 pub mod tiny;

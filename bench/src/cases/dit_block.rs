@@ -114,7 +114,8 @@ impl DitBlock {
             rotary: RotaryTables::new(width.head_dim, width.grid, &Device::Cpu)?,
             x: x.squeeze(0)?,
             context,
-            modulation,
+            // [1, 6, d] -> [6, R = 1, d]
+            modulation: modulation.transpose(0, 1)?.contiguous()?,
             block,
             width,
             eps: cfg.eps,

@@ -6,7 +6,7 @@
 
 use candle_core::{DType, Tensor};
 
-use super::flow::{linspace, scale, shifted};
+use super::flow::{linspace, scale_velocity, shifted};
 use super::{NUM_TRAIN_TIMESTEPS, Scheduler, check_order};
 use crate::error::Result;
 
@@ -56,7 +56,6 @@ impl Scheduler for FlowMatchEuler {
         check_order(self.next, index, self.timesteps.len())?;
         self.next += 1;
         let step = self.sigmas[index + 1] - self.sigmas[index];
-        let velocity = velocity.to_dtype(DType::F32)?;
-        Ok((sample.to_dtype(DType::F32)? + scale(&velocity, step)?)?)
+        Ok((sample.to_dtype(DType::F32)? + scale_velocity(velocity, step)?)?)
     }
 }

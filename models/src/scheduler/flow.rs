@@ -55,8 +55,35 @@ pub(super) fn scale(tensor: &Tensor, factor: f32) -> Result<Tensor> {
     Ok(tensor.affine(f64::from(factor), 0.0)?)
 }
 
-/// The clean sample that a velocity points to: `sample - sigma * velocity`, in float32.
+/// `factor * velocity` in float32, rounded to the type of the velocity on the way: in the reference the
+/// factor is a tensor without dimensions, which does not widen a velocity of 16 bits.
+pub(super) fn scale_velocity(velocity: &Tensor, factor: f32) -> Result<Tensor> {
+    let product = scale(&velocity.to_dtype(DType::F32)?, factor)?;
+    Ok(product.to_dtype(velocity.dtype())?.to_dtype(DType::F32)?)
+}
+
+/// The clean sample that a velocity points to: `sample - sigma * velocity`, in float32 but for the product.
 pub(super) fn predict_x0(sample: &Tensor, velocity: &Tensor, sigma: f32) -> Result<Tensor> {
-    let velocity = velocity.to_dtype(DType::F32)?;
-    Ok((sample.to_dtype(DType::F32)? - scale(&velocity, sigma)?)?)
+    Ok((sample.to_dtype(DType::F32)? - scale_velocity(velocity, sigma)?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn the_product_has_the_type_of_the_velocity() {
+        let velocity = Tensor::new(&[1.0f32], &Device::Cpu).unwrap();
+        let sample = velocity.zeros_like().unwrap();
+        // 0.999 lies between the bf16 numbers 0.99609375 and 1.
+        for (dtype, expected) in [(DType::F32, -0.999), (DType::BF16, -1.0)] {
+            let velocity = velocity.to_dtype(dtype).unwrap();
+            let x0 = predict_x0(&sample, &velocity, 0.999).unwrap();
+            let x0 = x0.to_vec1::<f32>().unwrap()[0];
+            assert_eq!(x0.to_bits(), f32::to_bits(expected), "{dtype:?}: {x0}");
+        }
+    }
 }

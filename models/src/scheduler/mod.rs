@@ -37,7 +37,8 @@ pub trait Scheduler: Send + fmt::Debug {
     /// Advances `sample` from sigma `index` to sigma `index + 1`.
     ///
     /// Steps must be taken in order, each once. `velocity` and `sample` have one shape; the result is
-    /// float32 of that shape on their device, whatever the type of the velocity.
+    /// float32 of that shape on their device, whatever the type of the velocity. Sigma times a velocity of
+    /// 16 bits is rounded to its type, as the reference rounds it.
     fn step(&mut self, index: usize, velocity: &Tensor, sample: &Tensor) -> Result<Tensor>;
 }
 

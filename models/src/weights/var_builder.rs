@@ -11,6 +11,7 @@ use leoma_kernels::{Fp8Scale, Fp8Weight};
 
 use super::quant;
 use crate::error::{Error, Result};
+use crate::rounding::Rounding;
 
 /// Named tensors of one component (transformer, VAE, text encoder), under diffusers names.
 pub trait TensorSource: Send + Sync + std::fmt::Debug {
@@ -44,6 +45,7 @@ pub struct VarBuilder {
     prefix: String,
     dtype: DType,
     fp8: bool,
+    rounding: Rounding,
     device: Device,
 }
 
@@ -55,6 +57,7 @@ impl VarBuilder {
             prefix: String::new(),
             dtype,
             fp8: false,
+            rounding: Rounding::default(),
             device: device.clone(),
         }
     }
@@ -83,6 +86,14 @@ impl VarBuilder {
         }
     }
 
+    /// The same place for a model that rounds as `rounding` says.
+    pub fn with_rounding(&self, rounding: Rounding) -> Self {
+        Self {
+            rounding,
+            ..self.clone()
+        }
+    }
+
     fn full(&self, name: &str) -> String {
         match (self.prefix.is_empty(), name.is_empty()) {
             (true, _) => name.to_owned(),
@@ -94,6 +105,16 @@ impl VarBuilder {
     /// Type that [`VarBuilder::get`] casts to.
     pub fn dtype(&self) -> DType {
         self.dtype
+    }
+
+    /// Where the model rounds.
+    pub fn rounding(&self) -> Rounding {
+        self.rounding
+    }
+
+    /// Type of what the model keeps wider than its weights, see [`Rounding::wide`].
+    pub fn wide(&self) -> DType {
+        self.rounding.wide(self.dtype)
     }
 
     /// Device that tensors are moved to.

@@ -9,6 +9,7 @@ mod fixture;
 mod gate;
 mod official;
 mod pipeline;
+mod rounding;
 mod scheduler;
 mod text;
 mod transformer;

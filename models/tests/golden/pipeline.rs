@@ -60,8 +60,17 @@ fn generate(
     offload: Offload,
 ) -> BTreeMap<String, Tensor> {
     let checkpoint = Checkpoint::open(folder).unwrap();
-    let params = params(run, &checkpoint);
-    let mut pipeline = WanPipeline::new(checkpoint, Precision::F32, &Device::Cpu, offload).unwrap();
+    let pipeline = WanPipeline::new(checkpoint, Precision::F32, &Device::Cpu, offload).unwrap();
+    generate_with(pipeline, run, reference)
+}
+
+/// Every tensor of a run, and `decoded`.
+pub(crate) fn generate_with(
+    mut pipeline: WanPipeline,
+    run: &Run,
+    reference: &Tensors,
+) -> BTreeMap<String, Tensor> {
+    let params = params(run, pipeline.checkpoint());
     let image = run.image.then(|| vae::first_frame(reference));
     let (mut recorder, mut frames) = (Recorder::default(), Vec::new());
     let mut sink = |frame| {
@@ -148,6 +157,19 @@ fn runs_from_the_official_layout_equal_the_reference() {
             &found,
             &reference,
         );
+    }
+}
+
+/// The same launches as on a card, kernel by kernel on the host; threads in two orders.
+#[cfg(feature = "shim")]
+#[test]
+fn runs_through_the_kernels_equal_the_reference() {
+    for (order, kind, name) in [(0, "ti2v-5b", "i2v"), (7, "t2v-a14b", "t2v")] {
+        let (run, reference) = fixture::run(kind, name);
+        let found = leoma_kernels::with_shim(order, || {
+            generate(&fixture::folder(kind), &run, &reference, Offload::None)
+        });
+        compare(format!("{kind}, run {name}, shim"), &found, &reference);
     }
 }
 

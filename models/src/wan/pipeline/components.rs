@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::precision::Precision;
+use crate::rounding::Rounding;
 use crate::text::Umt5Encoder;
 use crate::wan::WanTransformer3d;
 use crate::wan::transformer::{BlockStorage, TextContext};
@@ -106,6 +107,7 @@ pub(super) struct Contexts {
 pub(super) struct Components {
     checkpoint: Checkpoint,
     precision: Precision,
+    rounding: Rounding,
     device: Device,
     /// Where the text encoder runs.
     text_device: Device,
@@ -128,6 +130,7 @@ impl Components {
         Self {
             checkpoint,
             precision,
+            rounding: Rounding::default(),
             text_device: device.clone(),
             device,
             offload,
@@ -174,6 +177,18 @@ impl Components {
         self.offload
     }
 
+    /// Changes where the networks round; what was loaded is dropped.
+    pub(super) fn set_rounding(&mut self, rounding: Rounding) -> Result<()> {
+        rounding.check(self.precision.dtype())?;
+        self.rounding = rounding;
+        (self.text, self.vae, self.experts) = (None, None, [None, None]);
+        Ok(())
+    }
+
+    pub(super) fn rounding(&self) -> Option<Rounding> {
+        (self.precision.dtype() == DType::BF16).then_some(self.rounding)
+    }
+
     pub(super) fn take_load_time(&mut self) -> f64 {
         std::mem::take(&mut self.load_s)
     }
@@ -184,8 +199,14 @@ impl Components {
             Component::TextEncoder => &self.text_device,
             _ => &self.device,
         };
-        let vb = VarBuilder::new(source, self.precision.dtype(), device);
-        Ok(vb.with_fp8(self.precision.is_fp8()))
+        let dtype = match component {
+            Component::Vae => self.rounding.wide(self.precision.dtype()),
+            _ => self.precision.dtype(),
+        };
+        let vb = VarBuilder::new(source, dtype, device);
+        Ok(vb
+            .with_rounding(self.rounding)
+            .with_fp8(self.precision.is_fp8()))
     }
 
     /// The text encoder, loaded when it is not there.

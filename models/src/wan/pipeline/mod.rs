@@ -2,9 +2,8 @@
 //!
 //! Equal to diffusers 0.35.2 `WanPipeline` and `WanImageToVideoPipeline` (the 5B model with an image runs
 //! in the latter with `expand_timesteps`). Order of work: text, noise, image, sampler steps (conditional
-//! pass, then unconditional), VAE decode streamed to a sink. Noise, sampler state and guidance result are
-//! f32; the transformer works in the pipeline's type, and guidance is combined in that type as diffusers
-//! does.
+//! pass, then unconditional), VAE decode streamed to a sink. Noise and sampler state are f32; what the other
+//! parts compute in, and where they round, is the business of [`Rounding`].
 
 mod components;
 mod condition;
@@ -26,6 +25,7 @@ use super::transformer::{CONTEXT_LEN, ClipTimestep};
 use super::vae::VaeParts;
 use crate::error::{Error, Result};
 use crate::precision::Precision;
+use crate::rounding::Rounding;
 use crate::scheduler;
 use crate::text::{PromptTokenizer, clean_prompt};
 use crate::weights::{Checkpoint, ModelKind};
@@ -62,6 +62,20 @@ impl WanPipeline {
             components: Components::new(checkpoint, precision, device.clone(), offload),
             tokenizer,
         })
+    }
+
+    /// Follows the rounding of another reference than diffusers; what was loaded is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Caller`] where the pipeline's type does not have that rounding, see [`Rounding::check`].
+    pub fn with_rounding(mut self, rounding: Rounding) -> Result<Self> {
+        self.components.set_rounding(rounding)?;
+        Ok(self)
+    }
+
+    /// Where the pipeline rounds; `None` in types other than bf16, where the references do not differ.
+    pub fn rounding(&self) -> Option<Rounding> {
+        self.components.rounding()
     }
 
     /// The checkpoint behind the pipeline.
@@ -452,10 +466,9 @@ impl WanPipeline {
             }
             let velocity = match uncond {
                 None => cond,
-                // v = v_u + g (v_c - v_u), each operation in the model's type.
-                Some(uncond) => (&uncond + ((cond - &uncond)? * guidance)?)?,
+                Some(uncond) => guide(&cond, &uncond, guidance)?,
             };
-            latents = sampler.step(step, &velocity.to_dtype(DType::F32)?, &latents)?;
+            latents = sampler.step(step, &velocity, &latents)?;
             if observer.wants_tensors() {
                 observer.tensor(&format!("latents.{step:02}"), &latents.unsqueeze(0)?)?;
             }
@@ -493,10 +506,42 @@ impl WanPipeline {
     }
 }
 
+/// `v_u + g (v_c - v_u)`, every operation rounded to the velocities' type.
+fn guide(cond: &Tensor, uncond: &Tensor, guidance: f64) -> Result<Tensor> {
+    // The scale itself is f32 and not rounded to 16 bits.
+    let scaled = ((cond - uncond)?.to_dtype(DType::F32)? * guidance)?;
+    Ok((uncond + scaled.to_dtype(uncond.dtype())?)?)
+}
+
 fn stop_if(cancelled: &dyn Fn() -> bool) -> Result<()> {
     if cancelled() {
         Err(Error::Cancelled)
     } else {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn guidance_rounds_after_every_operation_but_not_its_scale() {
+        let tensor = |x: f32, dtype| {
+            let x = Tensor::new(&[x], &Device::Cpu).unwrap();
+            x.to_dtype(dtype).unwrap()
+        };
+        // Numbers of bf16 near 331.5 are 2 apart; a scale rounded to bf16 (1.296875) would give 330.
+        for (dtype, expected) in [(DType::F32, 331.5), (DType::BF16, 332.0)] {
+            let guided = guide(&tensor(255.0, dtype), &tensor(0.0, dtype), 1.3).unwrap();
+            assert_eq!(guided.dtype(), dtype);
+            let guided = guided
+                .to_dtype(DType::F32)
+                .unwrap()
+                .to_vec1::<f32>()
+                .unwrap()[0];
+            assert!((guided - expected).abs() < 1e-3, "{dtype:?}: {guided}");
+        }
     }
 }

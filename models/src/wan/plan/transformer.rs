@@ -90,57 +90,58 @@ pub(super) fn context(m: &Machine, cfg: &TransformerConfig, tokens: usize) -> Ve
 }
 
 impl Pass<'_> {
-    /// Norm of a projection; the projection goes when the norm is there.
-    fn query(&self, m: &Machine) -> Bytes {
-        let (l, d) = (self.tokens, self.cfg.dim());
-        let _projected = m.linear(l, d);
-        m.rows(l * d)
-    }
-
     /// One block on the residual stream `x`, which the caller holds: the new stream.
     fn block(&self, m: &Machine) -> Bytes {
         let (l, d, f) = (self.tokens, self.cfg.dim(), self.cfg.ffn_dim);
         let (heads, width) = (self.cfg.num_attention_heads, self.cfg.attention_head_dim);
         let table = m.f32(self.rows * 6 * d);
 
-        let hidden = m.rows(l * d);
-        let rotated = || {
-            let _normed = self.query(m);
-            m.rows(l * d)
-        };
-        let (q, k) = (rotated(), rotated());
-        let v = m.linear(l, d);
-        drop(hidden);
         let attend = |keys| {
             let out = m.attention(l, keys, heads, width);
             let projected = m.linear(l, d);
             drop(out);
             projected
         };
-        let x1 = {
-            let _projected = attend(l);
-            m.rows(l * d)
+        let update = {
+            let hidden = m.rows(l * d);
+            let [raw_q, raw_k, _v] = [(); 3].map(|()| m.linear(l, d));
+            drop(hidden);
+            let _rotated = [(); 2].map(|()| m.rows(l * d));
+            if m.cpu {
+                drop((raw_q, raw_k));
+                attend(l)
+            } else {
+                // All three are one tensor, and v is needed.
+                let update = attend(l);
+                drop((raw_q, raw_k));
+                update
+            }
         };
-        drop((q, k, v));
-
-        let normed = if self.cfg.cross_attn_norm {
+        let x1 = m.rows(l * d);
+        let hidden = if self.cfg.cross_attn_norm {
             m.rows(l * d)
         } else {
             x1.clone()
         };
-        let x2 = {
-            let _query = self.query(m);
-            let _projected = attend(CONTEXT_LEN);
-            m.rows(l * d)
-        };
-        drop((x1, normed));
+        drop(update);
 
-        // The model holds the norm until the block is done.
-        let _hidden = m.rows(l * d);
-        let hidden = m.linear(l, f);
-        let projected = m.linear(l, d);
+        let update = {
+            let projected = m.linear(l, d);
+            drop(hidden);
+            let _query = m.rows(l * d);
+            drop(projected);
+            attend(CONTEXT_LEN)
+        };
+        let x2 = m.rows(l * d);
+        let hidden = m.rows(l * d);
+        drop((x1, update));
+
+        let inner = m.linear(l, f);
+        drop(hidden);
+        let update = m.linear(l, d);
+        drop(inner);
         let x = m.rows(l * d);
-        drop((x2, hidden, projected, table));
+        drop((x2, update, table));
         x
     }
 
@@ -152,7 +153,8 @@ impl Pass<'_> {
     ) -> Vec<Bytes> {
         let (l, d) = (self.tokens, self.cfg.dim());
         let patch = self.cfg.patch_size.iter().product::<usize>();
-        let converted = (m.element != F32).then(|| m.rows(l * self.cfg.in_channels * patch));
+        let converted =
+            (m.cpu && m.element != F32).then(|| m.rows(l * self.cfg.in_channels * patch));
         let tokens = m.rows(l * self.cfg.in_channels * patch);
         drop(converted);
         let rotary = m.f32(l * self.cfg.attention_head_dim);

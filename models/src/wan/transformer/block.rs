@@ -9,62 +9,49 @@
 //! ```
 //! q and k are RMS-normalised over all heads together; only self attention is rotated.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use leoma_kernels::{
-    Activation, Linear, attention, gate_residual, layer_norm, layer_norm_modulate, rms_norm, rope,
+    Activation, Linear, LinearGroup, Norm, RmsConfig, Rotation, attention, gate_residual,
+    layer_norm_modulate_to, residual_norm, rms_norm_heads, rms_norm_rope,
 };
 
 use super::load::linear;
 use super::rotary::RotaryTables;
 use crate::error::Result;
+use crate::rounding::Rounding;
 use crate::wan::TransformerConfig;
 use crate::weights::VarBuilder;
 
-/// Projections and norms that self and cross attention have in common.
+/// What self and cross attention have in common: norms of q and k, and the way out.
 #[derive(Debug)]
 struct Attention {
-    to_q: Linear,
-    to_k: Linear,
-    to_v: Linear,
     to_out: Linear,
     norm_q: Tensor,
     norm_k: Tensor,
     heads: usize,
     head_dim: usize,
-    eps: f64,
+    norm: RmsConfig,
 }
 
 impl Attention {
     fn new(cfg: &TransformerConfig, vb: &VarBuilder) -> Result<Self> {
         let d = cfg.dim();
         Ok(Self {
-            to_q: linear(d, d, &vb.pp("to_q"))?,
-            to_k: linear(d, d, &vb.pp("to_k"))?,
-            to_v: linear(d, d, &vb.pp("to_v"))?,
             to_out: linear(d, d, &vb.pp("to_out.0"))?,
             norm_q: vb.get_f32([d], "norm_q.weight")?,
             norm_k: vb.get_f32([d], "norm_k.weight")?,
             heads: cfg.num_attention_heads,
             head_dim: cfg.attention_head_dim,
-            eps: cfg.eps,
+            norm: RmsConfig {
+                eps: cfg.eps,
+                round_before_weight: vb.rounding() == Rounding::Official,
+            },
         })
     }
 
     /// `[L, d] → [L, N, D]`.
     fn split_heads(&self, x: &Tensor) -> Result<Tensor> {
         Ok(x.reshape((x.dim(0)?, self.heads, self.head_dim))?)
-    }
-
-    fn query(&self, x: &Tensor) -> Result<Tensor> {
-        self.split_heads(&rms_norm(&self.to_q.forward(x)?, &self.norm_q, self.eps)?)
-    }
-
-    fn key(&self, x: &Tensor) -> Result<Tensor> {
-        self.split_heads(&rms_norm(&self.to_k.forward(x)?, &self.norm_k, self.eps)?)
-    }
-
-    fn value(&self, x: &Tensor) -> Result<Tensor> {
-        self.split_heads(&self.to_v.forward(x)?)
     }
 
     /// q `[L, N, D]`, k and v `[S, N, D]` → projected `[L, d]`.
@@ -81,6 +68,89 @@ impl Attention {
     }
 }
 
+/// `attn1`.
+#[derive(Debug)]
+struct SelfAttention {
+    to_qkv: LinearGroup,
+    inner: Attention,
+}
+
+impl SelfAttention {
+    fn new(cfg: &TransformerConfig, vb: &VarBuilder) -> Result<Self> {
+        let d = cfg.dim();
+        let layers = ["to_q", "to_k", "to_v"].map(|name| linear(d, d, &vb.pp(name)));
+        Ok(Self {
+            to_qkv: LinearGroup::new(layers.into_iter().collect::<Result<_>>()?)?,
+            inner: Attention::new(cfg, vb)?,
+        })
+    }
+
+    /// `[L, d] → [L, d]`. Takes the input so that its memory is free during attention.
+    fn forward(&self, hidden: Tensor, rotary: &RotaryTables) -> Result<Tensor> {
+        let Attention {
+            norm_q,
+            norm_k,
+            norm,
+            head_dim,
+            ..
+        } = &self.inner;
+        let qkv = self.to_qkv.forward_heads(&hidden, *head_dim)?;
+        drop(hidden);
+        let [q, k, v] = &qkv[..] else {
+            return Err(crate::Error::local("a projection gave no q, k and v"));
+        };
+        let rotation = Rotation {
+            cos: &rotary.cos,
+            sin: &rotary.sin,
+        };
+        let (q, k) = rms_norm_rope((q, norm_q), (k, norm_k), &rotation, norm)?;
+        let v = v.clone();
+        drop(qkv);
+        self.inner.attend(&q, &k, &v)
+    }
+}
+
+/// `attn2`.
+#[derive(Debug)]
+struct CrossAttention {
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    inner: Attention,
+}
+
+impl CrossAttention {
+    fn new(cfg: &TransformerConfig, vb: &VarBuilder) -> Result<Self> {
+        let d = cfg.dim();
+        Ok(Self {
+            to_q: linear(d, d, &vb.pp("to_q"))?,
+            to_k: linear(d, d, &vb.pp("to_k"))?,
+            to_v: linear(d, d, &vb.pp("to_v"))?,
+            inner: Attention::new(cfg, vb)?,
+        })
+    }
+
+    /// `[S, d] → [S, N, D]`.
+    fn key(&self, context: &Tensor) -> Result<Tensor> {
+        let k = self.inner.split_heads(&self.to_k.forward(context)?)?;
+        Ok(rms_norm_heads(&k, &self.inner.norm_k, &self.inner.norm)?)
+    }
+
+    /// `[S, d] → [S, N, D]`.
+    fn value(&self, context: &Tensor) -> Result<Tensor> {
+        self.inner.split_heads(&self.to_v.forward(context)?)
+    }
+
+    /// `[L, d] → [L, d]`. Takes the input so that its memory is free during attention.
+    fn forward(&self, hidden: Tensor, cross: &CrossKeyValue) -> Result<Tensor> {
+        let projected = self.inner.split_heads(&self.to_q.forward(&hidden)?)?;
+        drop(hidden);
+        let q = rms_norm_heads(&projected, &self.inner.norm_q, &self.inner.norm)?;
+        drop(projected);
+        self.inner.attend(&q, &cross.k, &cross.v)
+    }
+}
+
 /// Keys and values of the text context for one block, `[S, N, D]` each. They do not depend on the
 /// timestep: computed once per prompt and expert.
 #[derive(Debug, Clone)]
@@ -92,13 +162,16 @@ pub struct CrossKeyValue {
 /// `blocks.N`.
 #[derive(Debug)]
 pub struct WanTransformerBlock {
-    attn1: Attention,
-    attn2: Attention,
+    attn1: SelfAttention,
+    attn2: CrossAttention,
     norm2: Option<(Tensor, Tensor)>,
     ffn_in: Linear,
     ffn_out: Linear,
+    /// `[6, 1, d]` f32.
     scale_shift_table: Tensor,
     eps: f64,
+    /// Type of everything but the residual stream.
+    dtype: DType,
 }
 
 impl WanTransformerBlock {
@@ -114,13 +187,17 @@ impl WanTransformerBlock {
             None
         };
         Ok(Self {
-            attn1: Attention::new(cfg, &vb.pp("attn1"))?,
-            attn2: Attention::new(cfg, &vb.pp("attn2"))?,
+            attn1: SelfAttention::new(cfg, &vb.pp("attn1"))?,
+            attn2: CrossAttention::new(cfg, &vb.pp("attn2"))?,
             norm2,
             ffn_in: linear(d, cfg.ffn_dim, &vb.pp("ffn.net.0.proj"))?,
             ffn_out: linear(cfg.ffn_dim, d, &vb.pp("ffn.net.2"))?,
-            scale_shift_table: vb.get_f32([1, 6, d], "scale_shift_table")?,
+            // [1, 6, d] → [6, 1, d]
+            scale_shift_table: vb
+                .get_f32([1, 6, d], "scale_shift_table")?
+                .reshape((6, 1, d))?,
             eps: cfg.eps,
+            dtype: vb.dtype(),
         })
     }
 
@@ -151,8 +228,8 @@ impl WanTransformerBlock {
 
     /// Runs the block.
     ///
-    /// **Shapes**: `x [L, d]`; `modulation [R, 6, d]` f32, R = 1 or 2; with two rows the first `first`
-    /// tokens take row 0 and the others row 1.
+    /// **Shapes**: `x [L, d]`, in the type of the residual stream; `modulation [6, R, d]` f32, R = 1 or 2;
+    /// with two rows the first `first` tokens take row 0 and the others row 1.
     pub fn forward(
         &self,
         x: &Tensor,
@@ -161,33 +238,38 @@ impl WanTransformerBlock {
         rotary: &RotaryTables,
         cross: &CrossKeyValue,
     ) -> Result<Tensor> {
-        let m = self.scale_shift_table.broadcast_add(modulation)?; // [R, 6, d]
-        let row = |index: usize| m.narrow(1, index, 1)?.squeeze(1)?.contiguous(); // [R, d]
+        let m = self.scale_shift_table.broadcast_add(modulation)?; // [6, R, d]
+        let row = |index: usize| m.get(index); // [R, d]
 
-        let hidden = layer_norm_modulate(x, &row(1)?, &row(0)?, first, self.eps)?;
-        let q = rope(&self.attn1.query(&hidden)?, &rotary.cos, &rotary.sin)?;
-        let k = rope(&self.attn1.key(&hidden)?, &rotary.cos, &rotary.sin)?;
-        let v = self.attn1.value(&hidden)?;
-        drop(hidden);
-        let x = gate_residual(x, &self.attn1.attend(&q, &k, &v)?, &row(2)?, first)?;
-        drop((q, k, v));
-
-        let normed = match &self.norm2 {
-            Some((weight, bias)) => layer_norm(&x, Some((weight, bias)), self.eps)?,
-            None => x.clone(),
+        let (shift, scale) = (row(0)?, row(1)?);
+        let hidden = layer_norm_modulate_to(x, &scale, &shift, first, self.eps, self.dtype)?;
+        let update = self.attn1.forward(hidden, rotary)?;
+        let gate = row(2)?;
+        let (x1, hidden) = match &self.norm2 {
+            Some((weight, bias)) => {
+                let norm = Norm::Affine { weight, bias };
+                residual_norm(x, &update, Some(&gate), &norm, first, self.eps)?
+            }
+            None => {
+                let x1 = gate_residual(x, &update, &gate, first)?;
+                let hidden = x1.to_dtype(self.dtype)?;
+                (x1, hidden)
+            }
         };
-        let x = (x + self
-            .attn2
-            .attend(&self.attn2.query(&normed)?, &cross.k, &cross.v)?)?;
-        drop(normed);
+        drop(update);
 
-        let hidden = layer_norm_modulate(&x, &row(4)?, &row(3)?, first, self.eps)?;
-        let hidden = self.ffn_in.forward_act(&hidden, Activation::GeluTanh)?;
-        Ok(gate_residual(
-            &x,
-            &self.ffn_out.forward(&hidden)?,
-            &row(5)?,
-            first,
-        )?)
+        let update = self.attn2.forward(hidden, cross)?;
+        let norm = Norm::Modulated {
+            scale: &row(4)?,
+            shift: &row(3)?,
+        };
+        let (x2, hidden) = residual_norm(&x1, &update, None, &norm, first, self.eps)?;
+        drop((x1, update));
+
+        let inner = self.ffn_in.forward_act(&hidden, Activation::GeluTanh)?;
+        drop(hidden);
+        let update = self.ffn_out.forward(&inner)?;
+        drop(inner);
+        Ok(gate_residual(&x2, &update, &row(5)?, first)?)
     }
 }

@@ -21,6 +21,8 @@ pub struct ConditionEmbedder {
     text_1: Linear,
     text_2: Linear,
     dtype: DType,
+    /// Type of the embedded timestep and of its projection.
+    time_dtype: DType,
 }
 
 /// Embedded timesteps: `R` rows, one per distinct timestep in the clip.
@@ -28,7 +30,7 @@ pub struct ConditionEmbedder {
 pub struct TimeRows {
     /// `[R, d]` f32: what the output head is modulated with.
     pub temb: Tensor,
-    /// `[R, 6, d]` f32: what every block is modulated with.
+    /// `[6, R, d]` f32: what every block is modulated with.
     pub modulation: Tensor,
 }
 
@@ -41,10 +43,11 @@ impl ConditionEmbedder {
             freq_dim: cfg.freq_dim,
             time_1: linear(cfg.freq_dim, d, &time.pp("linear_1"))?,
             time_2: linear(d, d, &time.pp("linear_2"))?,
-            time_proj: linear(d, 6 * d, &vb.pp("time_proj"))?,
+            time_proj: linear(d, 6 * d, &vb.pp("time_proj").with_dtype(vb.wide()))?,
             text_1: linear(cfg.text_dim, d, &vb.pp("text_embedder").pp("linear_1"))?,
             text_2: linear(d, d, &vb.pp("text_embedder").pp("linear_2"))?,
             dtype: vb.dtype(),
+            time_dtype: vb.wide(),
         })
     }
 
@@ -57,12 +60,17 @@ impl ConditionEmbedder {
             device,
         )?;
         let hidden = self.time_1.forward_act(&sinusoid, Activation::Silu)?;
-        let temb = self.time_2.forward(&hidden)?.to_dtype(self.dtype)?;
+        let temb = self.time_2.forward(&hidden)?.to_dtype(self.time_dtype)?;
         let modulation = self.time_proj.forward(&silu(&temb)?)?;
         let d = temb.dim(1)?;
         Ok(TimeRows {
             temb: temb.to_dtype(DType::F32)?,
-            modulation: modulation.to_dtype(DType::F32)?.reshape((rows, 6, d))?, // [R, 6d] → [R, 6, d]
+            // [R, 6d] → [R, 6, d] → [6, R, d]: each of the six is then a contiguous part.
+            modulation: modulation
+                .to_dtype(DType::F32)?
+                .reshape((rows, 6, d))?
+                .transpose(0, 1)?
+                .contiguous()?,
         })
     }
 

@@ -12,8 +12,10 @@ mod load;
 mod rotary;
 mod streaming;
 
+use std::sync::{Mutex, PoisonError};
+
 use candle_core::{DType, Device, Tensor};
-use leoma_kernels::{Linear, layer_norm_modulate};
+use leoma_kernels::{Linear, layer_norm_modulate, patchify, unpatchify};
 
 use self::blocks::Blocks;
 pub use block::{CrossKeyValue, WanTransformerBlock};
@@ -51,7 +53,11 @@ pub struct WanTransformer3d {
     scale_shift_table: Tensor,
     proj_out: Linear,
     dtype: DType,
+    /// Type of the residual stream, and of the velocity.
+    stream: DType,
     device: Device,
+    /// Tables of the last grid: the same for every step and prompt of a clip.
+    rotary: Mutex<Option<([usize; 3], RotaryTables)>>,
 }
 
 impl WanTransformer3d {
@@ -80,10 +86,16 @@ impl WanTransformer3d {
             condition: ConditionEmbedder::new(cfg, &vb.pp("condition_embedder"))?,
             blocks,
             scale_shift_table: vb.get_f32([1, 2, d], "scale_shift_table")?,
-            proj_out: load::linear(d, cfg.out_channels * pt * ph * pw, &vb.pp("proj_out"))?,
+            proj_out: load::linear(
+                d,
+                cfg.out_channels * pt * ph * pw,
+                &vb.pp("proj_out").with_dtype(vb.wide()),
+            )?,
             cfg: cfg.clone(),
             dtype: vb.dtype(),
+            stream: vb.wide(),
             device: vb.device().clone(),
+            rotary: Mutex::default(),
         })
     }
 
@@ -128,7 +140,8 @@ impl WanTransformer3d {
 
     /// Predicts the velocity.
     ///
-    /// **Shapes**: `latents [C_in, T, h, w]`, any float type → `[C_out, T, h, w]` in the model's type.
+    /// **Shapes**: `latents [C_in, T, h, w]`, any float type → `[C_out, T, h, w]` in the model's type, or in
+    /// f32 with official rounding.
     /// `cancelled` is asked before every block.
     ///
     /// # Errors
@@ -155,8 +168,8 @@ impl WanTransformer3d {
         contexts: &[&TextContext],
         cancelled: &dyn Fn() -> bool,
     ) -> Result<Vec<Tensor>> {
-        let (tokens, grid) = self.patchify(&latents.to_dtype(self.dtype)?)?;
-        let rotary = RotaryTables::new(self.cfg.attention_head_dim, grid, &self.device)?;
+        let (tokens, grid) = self.patchify(latents)?;
+        let rotary = self.rotary(grid)?;
         let (rows, first) = match timestep.first_frame {
             None => (vec![timestep.t], 0),
             Some(first_frame) => (vec![first_frame, timestep.t], grid[1] * grid[2]),
@@ -164,7 +177,9 @@ impl WanTransformer3d {
         let time = self.condition.time(&rows, &self.device)?;
 
         // One residual stream [L, d] per prompt; the first block makes them different.
-        let mut streams = vec![self.patch_embedding.forward(&tokens)?; contexts.len()];
+        let embedded = self.patch_embedding.forward(&tokens)?;
+        let mut streams = vec![embedded.to_dtype(self.stream)?; contexts.len()];
+        drop(embedded);
         drop(tokens);
         self.blocks.visit(&mut |index, block| {
             for (x, context) in streams.iter_mut().zip(contexts) {
@@ -199,9 +214,25 @@ impl WanTransformer3d {
             .into_iter()
             .map(|x| {
                 let x = layer_norm_modulate(&x, &scale, &shift, first, self.cfg.eps)?;
-                self.unpatchify(&self.proj_out.forward(&x)?, grid)
+                let tokens = self.proj_out.forward(&x)?;
+                // [L, pt * ph * pw * C] → [C, T, h, w]
+                Ok(unpatchify(&tokens, grid, self.cfg.patch_size)?)
             })
             .collect()
+    }
+
+    fn rotary(&self, grid: [usize; 3]) -> Result<RotaryTables> {
+        // A thread that panicked here left the tables as they were.
+        let mut held = self.rotary.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, tables)) = &*held
+            && *of == grid
+        {
+            return Ok(tables.clone());
+        }
+        *held = None;
+        let tables = RotaryTables::new(self.cfg.attention_head_dim, grid, &self.device)?;
+        *held = Some((grid, tables.clone()));
+        Ok(tables)
     }
 
     /// `[C, T, h, w] → [L, C * pt * ph * pw]` and the patch grid.
@@ -218,22 +249,13 @@ impl WanTransformer3d {
                 ),
             ));
         }
-        let (f, y, x) = (t / pt, h / ph, w / pw);
-        let tokens = latents
-            .reshape(&[c, f, pt, y, ph, x, pw])? // split each axis into grid and patch
-            .permute(vec![1, 3, 5, 0, 2, 4, 6])? // (f, y, x, c, kt, kh, kw)
-            .reshape((f * y * x, c * pt * ph * pw))?;
-        Ok((tokens, [f, y, x]))
-    }
-
-    /// `[L, pt * ph * pw * C] → [C, T, h, w]`, channel fastest within a patch.
-    fn unpatchify(&self, tokens: &Tensor, [f, y, x]: [usize; 3]) -> Result<Tensor> {
-        let [pt, ph, pw] = self.cfg.patch_size;
-        let c = self.cfg.out_channels;
-        Ok(tokens
-            .reshape(&[f, y, x, pt, ph, pw, c])?
-            .permute(vec![6, 0, 3, 1, 4, 2, 5])? // (c, f, kt, y, kh, x, kw)
-            .reshape((c, f * pt, y * ph, x * pw))?)
+        // From f32 the cast is part of the move.
+        let latents = match latents.dtype() {
+            dtype if dtype == self.dtype => latents.clone(),
+            _ => latents.to_dtype(DType::F32)?,
+        };
+        let tokens = patchify(&latents, self.cfg.patch_size, self.dtype)?;
+        Ok((tokens, [t / pt, h / ph, w / pw]))
     }
 }
 

@@ -30,6 +30,18 @@ impl RotaryTables {
                 .map(|j| THETA.powf(-2.0 * j as f64 / dims as f64))
                 .collect::<Vec<f64>>()
         });
+        // Cosine and sine per position of each axis: a token's row is three of these side by side.
+        let tables: Vec<Vec<Vec<(f32, f32)>>> = grid
+            .iter()
+            .zip(&frequencies)
+            .map(|(&positions, frequencies)| {
+                let turn = |position: usize| {
+                    let angles = frequencies.iter().map(|f| (position as f64 * f).sin_cos());
+                    angles.map(|(s, c)| (c as f32, s as f32)).collect()
+                };
+                (0..positions).map(turn).collect()
+            })
+            .collect();
         let half = head_dim / 2;
         let tokens = grid.iter().product::<usize>();
         let mut cos = Vec::with_capacity(tokens * half);
@@ -37,11 +49,10 @@ impl RotaryTables {
         for frame in 0..grid[0] {
             for row in 0..grid[1] {
                 for column in 0..grid[2] {
-                    for (position, frequencies) in [frame, row, column].iter().zip(&frequencies) {
-                        for frequency in frequencies {
-                            let (s, c) = (*position as f64 * frequency).sin_cos();
-                            cos.push(c as f32);
-                            sin.push(s as f32);
+                    for (position, table) in [frame, row, column].into_iter().zip(&tables) {
+                        for &(c, s) in &table[position] {
+                            cos.push(c);
+                            sin.push(s);
                         }
                     }
                 }

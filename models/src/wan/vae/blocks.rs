@@ -3,7 +3,7 @@
 //! Activations are single frames, channels last: [1, h, w, C]. A layer that looks back in time owns a
 //! slot in the [`State`] of the stream it works on, so that one set of weights serves many streams.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use leoma_kernels::{Conv3d, Conv3dConfig, Linear, attention, channel_norm};
 
 use crate::weights::VarBuilder;
@@ -155,8 +155,9 @@ impl ChannelNorm {
     pub(super) fn new(channels: usize, ones: usize, vb: &VarBuilder) -> crate::Result<Self> {
         let mut shape = vec![channels];
         shape.resize(1 + ones, 1);
-        // [C, 1, ..] -> [C]
-        Ok(Self(vb.get(shape, "gamma")?.reshape(channels)?))
+        // [C, 1, ..] -> [C]; rounded to the model's type, kept in f32 as the kernels read it.
+        let gamma = vb.get(shape, "gamma")?.reshape(channels)?;
+        Ok(Self(gamma.to_dtype(DType::F32)?))
     }
 
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
