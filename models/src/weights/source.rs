@@ -297,12 +297,11 @@ impl TensorSource for FileSource {
     }
 
     fn load_fp8(&self, name: &str, device: &Device) -> Result<Fp8Weight> {
-        let weight = match self.stored_fp8(name)? {
-            Some(weight) => weight,
-            None => {
-                let weight = self.load(name, DType::F32, &Device::Cpu)?;
-                Fp8Weight::quantize(&weight, Fp8Scale::PerRow)?
-            }
+        let weight = if let Some(weight) = self.stored_fp8(name)? {
+            weight
+        } else {
+            let weight = self.load(name, DType::F32, &Device::Cpu)?;
+            Fp8Weight::quantize(&weight, Fp8Scale::PerRow)?
         };
         Ok(weight.to_device(device)?)
     }

@@ -97,9 +97,9 @@ impl LoraFile {
                 }
                 if targets.tensor(key).is_none() {
                     // A norm without parameters has nothing to change, and trainers write zeros for it.
-                    if !(key.role == Role::Diff && all_zero(&file, name)?)
-                        && !ignored.contains(&name.as_str())
-                    {
+                    let nothing = key.role == Role::Diff && all_zero(&file, name)?;
+                    let known = nothing || ignored.contains(&name.as_str());
+                    if !known {
                         ignored.push(name);
                     }
                     continue;

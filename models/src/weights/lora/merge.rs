@@ -108,7 +108,7 @@ impl MergedSource {
     }
 
     /// Refuses sums that are not finite in their type.
-    fn check_finite(&self, name: &str, patches: &[Patch], weight: &Tensor) -> Result<()> {
+    fn check_finite(name: &str, patches: &[Patch], weight: &Tensor) -> Result<()> {
         let largest = weight
             .to_dtype(DType::F32)
             .and_then(|weight| weight.abs()?.sum_all()?.to_scalar::<f32>())
@@ -143,7 +143,7 @@ impl TensorSource for MergedSource {
             return self.base.load(name, dtype, device);
         };
         let weight = self.merged(name, patches, device)?.to_dtype(dtype)?;
-        self.check_finite(name, patches, &weight)?;
+        Self::check_finite(name, patches, &weight)?;
         Ok(weight)
     }
 
@@ -152,7 +152,7 @@ impl TensorSource for MergedSource {
             return self.base.load_fp8(name, device);
         };
         let weight = self.merged(name, patches, &Device::Cpu)?;
-        self.check_finite(name, patches, &weight)?;
+        Self::check_finite(name, patches, &weight)?;
         let mut weight = Fp8Weight::quantize(&weight, Fp8Scale::PerRow)?;
         if self.base.in_full_precision(name) {
             weight = weight.weight_only();
