@@ -6,9 +6,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use crate::http::HttpArgs;
+use crate::latency::{CompareArgs, LatencyArgs};
 use crate::measure::Plan;
+use crate::suite::SuiteArgs;
 
-/// Interleaved A/B benchmarks of leoma against PyTorch and diffusers, in float32 on CPU.
+/// Latency of Wan 2.2 on this machine, and comparisons of leoma with PyTorch, diffusers and FastAPI.
 #[derive(Debug, Parser)]
 #[command(version, about)]
 pub(crate) struct Cli {
@@ -18,10 +20,16 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Measure and write a JSON result.
+    /// Measure how long clips take on this device, stage by stage.
+    Latency(Box<LatencyArgs>),
+    /// Hold two results of `latency` against each other.
+    Compare(CompareArgs),
+    /// Measure against PyTorch and diffusers on the CPU and write a JSON result.
     Run(RunArgs),
     /// Measure servers over HTTP and write a JSON result: cost per request against FastAPI, overload.
     Http(HttpArgs),
+    /// Check everything that runs on a card and measure it there; `--dry-run` needs no card.
+    Suite(SuiteArgs),
     /// Print results as Markdown tables, or write them into a page.
     Report(ReportArgs),
     /// One decode in this process with its peak memory (called by `run` in a fresh process).
@@ -102,7 +110,7 @@ pub(crate) struct RunArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ReportArgs {
-    /// Results written by `run` and `http`; of measurements in several files the last one counts.
+    /// Results written by `latency`, or by `run` and `http`; of measurements in several files the last counts.
     #[arg(required = true)]
     pub(crate) files: Vec<PathBuf>,
     /// Page to write the tables into, between its `bench:begin` and `bench:end` comments; without

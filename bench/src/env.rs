@@ -8,9 +8,21 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// The conditions of a run. Holds nothing that names the machine or its owner.
+/// The conditions of a comparison with a Python peer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Environment {
+    /// This machine and this program.
+    #[serde(flatten)]
+    pub(crate) machine: Machine,
+    /// Threads of the Python side, as PyTorch reports them.
+    pub(crate) peer_threads: usize,
+    /// Python, torch, diffusers, transformers.
+    pub(crate) peer_versions: BTreeMap<String, String>,
+}
+
+/// The machine and the program. Holds nothing that names the machine or its owner.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Machine {
     /// Processor as it names itself.
     pub(crate) cpu_model: String,
     /// Cores this process may use.
@@ -31,10 +43,6 @@ pub(crate) struct Environment {
     pub(crate) git: String,
     /// Threads of the Rust side.
     pub(crate) threads: usize,
-    /// Threads of the Python side, as PyTorch reports them.
-    pub(crate) peer_threads: usize,
-    /// Python, torch, diffusers, transformers.
-    pub(crate) peer_versions: BTreeMap<String, String>,
     /// One-minute load average before the first case.
     pub(crate) load_average: f64,
 }
@@ -42,6 +50,17 @@ pub(crate) struct Environment {
 impl Environment {
     /// Reads the machine; `hello` is the peer's first answer.
     pub(crate) fn read(threads: usize, hello: &Value) -> Self {
+        Self {
+            machine: Machine::read(threads),
+            peer_threads: hello["threads"].as_u64().unwrap_or(0) as usize,
+            peer_versions: serde_json::from_value(hello["versions"].clone()).unwrap_or_default(),
+        }
+    }
+}
+
+impl Machine {
+    /// Reads the machine.
+    pub(crate) fn read(threads: usize) -> Self {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         Self {
             cpu_model: cpu_field(&cpuinfo, "model name"),
@@ -54,8 +73,6 @@ impl Environment {
             profile: env!("LEOMA_BENCH_PROFILE").to_owned(),
             git: git_revision(),
             threads,
-            peer_threads: hello["threads"].as_u64().unwrap_or(0) as usize,
-            peer_versions: serde_json::from_value(hello["versions"].clone()).unwrap_or_default(),
             load_average: load_average(),
         }
     }
@@ -202,8 +219,24 @@ pub(crate) fn slug(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    pub(crate) fn machine() -> Machine {
+        Machine {
+            cpu_model: "Test CPU".into(),
+            cores: 2,
+            cpu_flags: vec!["avx2".into()],
+            memory_bytes: 8 << 30,
+            kernel: "6.0".into(),
+            rustc: "rustc 1.95.0".into(),
+            target_features: "sse2".into(),
+            profile: "release".into(),
+            git: "0123456789ab".into(),
+            threads: 2,
+            load_average: 0.5,
+        }
+    }
 
     #[test]
     fn dates() {

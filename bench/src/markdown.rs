@@ -76,7 +76,7 @@ pub(crate) fn write_into(page: &Path, tables: &str) -> Result<()> {
     fs::write(page, new).with_context(|| format!("cannot write {}", page.display()))
 }
 
-fn replace_between(page: &str, tables: &str) -> Result<String> {
+pub(crate) fn replace_between(page: &str, tables: &str) -> Result<String> {
     let Some((before, rest)) = page.split_once(BEGIN) else {
         bail!("it has no line `{BEGIN}`");
     };
@@ -205,8 +205,9 @@ fn environments(text: &mut String, reports: &[Report], used: &[&Report]) {
         .iter()
         .filter(|report| used.iter().any(|other| std::ptr::eq(*other, *report)))
     {
-        let env = &report.environment;
-        let versions: Vec<String> = env
+        let env = &report.environment.machine;
+        let versions: Vec<String> = report
+            .environment
             .peer_versions
             .iter()
             .map(|(name, version)| format!(", {name} {version}"))

@@ -51,8 +51,18 @@ impl MemoryProbe {
 impl Peer {
     /// Starts the peer with `threads` threads; its files go under `work`.
     pub(crate) fn start(python: &Path, threads: usize, work: &Path) -> Result<Self> {
+        Self::start_program(PROGRAM, python, threads, work)
+    }
+
+    /// As [`Peer::start`], with another program that speaks the same language.
+    pub(crate) fn start_program(
+        text: &str,
+        python: &Path,
+        threads: usize,
+        work: &Path,
+    ) -> Result<Self> {
         let program = work.join("peer.py");
-        std::fs::write(&program, PROGRAM)
+        std::fs::write(&program, text)
             .with_context(|| format!("cannot write {}", program.display()))?;
         let log = work.join("peer.log");
         let mut child = Command::new(python)
@@ -126,7 +136,8 @@ impl Peer {
             .ok_or_else(|| anyhow!("the peer reported no CPU time"))
     }
 
-    fn ask(&mut self, request: &Value) -> Result<Value> {
+    /// One request and its answer.
+    pub(crate) fn ask(&mut self, request: &Value) -> Result<Value> {
         let op = request["op"].as_str().unwrap_or_default();
         let sent = writeln!(self.stdin, "{request}").and_then(|()| self.stdin.flush());
         if sent.is_err() {

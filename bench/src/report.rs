@@ -1,7 +1,6 @@
 //! The JSON result, its verdicts and its warnings.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -9,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::Size;
 use crate::env::Environment;
+use crate::files;
 use crate::http::HttpReport;
 use crate::measure::{Plan, Sample, Samples, Subject};
 use crate::peer::MemoryProbe;
@@ -239,31 +239,21 @@ impl Report {
     /// Writes the result to `<dir>/<date>-<label>.json`, adding `-2`, `-3`, … rather than replacing
     /// an earlier one.
     pub(crate) fn save(&self, dir: &Path) -> Result<PathBuf> {
-        fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-        let stem = format!("{}-{}", self.date, self.label);
-        let path = (1..)
-            .map(|n| {
-                if n == 1 {
-                    format!("{stem}.json")
-                } else {
-                    format!("{stem}-{n}.json")
-                }
-            })
-            .map(|name| dir.join(name))
-            .find(|path| !path.exists())
-            .unwrap_or_else(|| dir.join("result.json"));
+        let path = files::fresh(dir, &format!("{}-{}", self.date, self.label), "json")?;
         let mut text = serde_json::to_string_pretty(self)?;
         text.push('\n');
-        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        files::write(&path, &text)?;
         Ok(path)
     }
 
     /// Reads a result of this schema.
+    #[cfg(test)]
     pub(crate) fn load(path: &Path) -> Result<Self> {
-        let text =
-            fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let value: serde_json::Value = serde_json::from_str(&text)
-            .with_context(|| format!("{} is not JSON", path.display()))?;
+        Self::from_value(path, files::read_json(path)?)
+    }
+
+    /// Takes a result that has been read from `path`.
+    pub(crate) fn from_value(path: &Path, value: serde_json::Value) -> Result<Self> {
         if value["schema"] != SCHEMA {
             bail!(
                 "{} has schema {}, this program reads {SCHEMA}: run the benchmark again",
@@ -355,19 +345,9 @@ pub(crate) mod tests {
             date: "2026-01-31".into(),
             label: "test-cpu-2t".into(),
             environment: Environment {
-                cpu_model: "Test CPU".into(),
-                cores: 2,
-                cpu_flags: vec!["avx2".into()],
-                memory_bytes: 8 << 30,
-                kernel: "6.0".into(),
-                rustc: "rustc 1.95.0".into(),
-                target_features: "sse2".into(),
-                profile: "release".into(),
-                git: "0123456789ab".into(),
-                threads: 2,
+                machine: crate::env::tests::machine(),
                 peer_threads: 2,
                 peer_versions: BTreeMap::from([("torch".into(), "2.15.0".into())]),
-                load_average: 0.5,
             },
             measurements,
             offload: None,
@@ -446,7 +426,7 @@ pub(crate) mod tests {
     fn another_schema_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("old.json");
-        fs::write(&path, r#"{"schema": 0}"#).unwrap();
+        std::fs::write(&path, r#"{"schema": 0}"#).unwrap();
         assert!(
             Report::load(&path)
                 .unwrap_err()

@@ -44,7 +44,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
         label: args
             .label
             .as_deref()
-            .map_or_else(|| environment.label(), env::slug),
+            .map_or_else(|| environment.machine.label(), env::slug),
         environment,
         measurements: Vec::new(),
         offload: None,
@@ -61,7 +61,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
         if let Some(limit) = planned.memory_limit {
             found.memory = Some(memory(planned, args, limit, work.path())?);
         }
-        if report.environment.profile != "release" {
+        if report.environment.machine.profile != "release" {
             found.warnings.push("this is not a release build".into());
         }
         report.measurements.push(found);

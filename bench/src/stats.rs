@@ -1,4 +1,4 @@
-//! Medians, a paired bootstrap interval of their ratio, and outliers. Pure functions.
+//! Medians, bootstrap intervals of them and of their ratio, and outliers. Pure functions.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,56 @@ pub(crate) struct Ratio {
     /// Upper end of the bootstrap 95 % interval of the ratio.
     pub(crate) ratio_high: f64,
 }
+
+/// One row of samples of one quantity in a few numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Summary {
+    /// Number of samples.
+    pub(crate) n: usize,
+    /// Middle value.
+    pub(crate) median: f64,
+    /// Median absolute deviation from the median.
+    pub(crate) mad: f64,
+    /// Smallest value.
+    pub(crate) min: f64,
+    /// Largest value.
+    pub(crate) max: f64,
+    /// Smallest value that at least 95 % of the samples do not exceed.
+    pub(crate) p95: f64,
+    /// 95 % interval of the median by bootstrap; absent for fewer than [`ENOUGH`] samples, of which no
+    /// resampling makes more.
+    pub(crate) interval: Option<[f64; 2]>,
+}
+
+impl Summary {
+    /// `None` for no samples.
+    pub(crate) fn of(values: &[f64]) -> Option<Self> {
+        if values.is_empty() {
+            return None;
+        }
+        let mut sorted = values.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let n = sorted.len();
+        let rank = (0.95 * n as f64).ceil() as usize;
+        Some(Self {
+            n,
+            median: median(values),
+            mad: deviations(values).1,
+            min: sorted[0],
+            max: sorted[n - 1],
+            p95: sorted[rank.clamp(1, n) - 1],
+            interval: (n >= ENOUGH).then(|| interval_of(n, |draw| median_of(values, draw))),
+        })
+    }
+
+    /// Deviation over median.
+    pub(crate) fn spread(&self) -> f64 {
+        self.mad / self.median
+    }
+}
+
+/// Fewest samples that an interval is drawn from.
+pub(crate) const ENOUGH: usize = 5;
 
 /// Resamples drawn for the interval.
 const RESAMPLES: usize = 10_000;
@@ -108,6 +158,35 @@ pub(crate) fn compare(subject: &[f64], reference: &[f64]) -> Ratio {
     }
 }
 
+/// Ratio of the medians of two rows that were not taken in turns, `a` over `b`, with its 95 % interval when both
+/// have [`ENOUGH`] samples. Each row is resampled by itself.
+pub(crate) fn ratio_of_medians(a: &[f64], b: &[f64]) -> (f64, Option<[f64; 2]>) {
+    let interval = (a.len() >= ENOUGH && b.len() >= ENOUGH).then(|| {
+        interval_of(a.len() + b.len(), |draw| {
+            // One stream of indices serves both rows: each takes as many as it has samples.
+            median_of(a, draw) / median_of(b, draw)
+        })
+    });
+    (median(a) / median(b), interval)
+}
+
+/// Median of as many random picks as there are values.
+fn median_of(values: &[f64], rng: &mut SplitMix) -> f64 {
+    let picks: Vec<f64> = (0..values.len())
+        .map(|_| values[(rng.next() % values.len() as u64) as usize])
+        .collect();
+    median(&picks)
+}
+
+/// Middle 95 % of what `estimate` makes of resamples. `n` only varies the stream.
+fn interval_of(n: usize, mut estimate: impl FnMut(&mut SplitMix) -> f64) -> [f64; 2] {
+    let mut rng = SplitMix(0x1eaf_5eed ^ n as u64);
+    let mut found: Vec<f64> = (0..RESAMPLES).map(|_| estimate(&mut rng)).collect();
+    found.sort_by(f64::total_cmp);
+    let at = |share: f64| found[(share * (RESAMPLES - 1) as f64).round() as usize];
+    [at(0.025), at(0.975)]
+}
+
 /// SplitMix64: the smallest generator that is good enough to draw indices and test weights.
 #[derive(Debug)]
 pub(crate) struct SplitMix(pub(crate) u64);
@@ -130,6 +209,7 @@ impl SplitMix {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
@@ -180,6 +260,41 @@ mod tests {
         assert_eq!(outliers(&[1.0, 1.01, 0.99, 1.02, 5.0, 0.98]), vec![4]);
         assert_eq!(outliers(&[1.0, 1.0, 1.0, 1.0005]), Vec::<usize>::new());
         assert_eq!(outliers(&[]), Vec::<usize>::new());
+    }
+
+    #[test]
+    fn a_summary_keeps_what_a_row_of_samples_says() {
+        let found = Summary::of(&[3.0, 1.0, 2.0, 10.0, 2.0]).unwrap();
+        assert_eq!((found.n, found.median, found.mad), (5, 2.0, 1.0));
+        assert_eq!((found.min, found.max, found.p95), (1.0, 10.0, 10.0));
+        let [low, high] = found.interval.unwrap();
+        assert!((1.0..=2.0).contains(&low) && (2.0..=10.0).contains(&high));
+        let twenty: Vec<f64> = (1..=20).map(f64::from).collect();
+        assert_eq!(Summary::of(&twenty).unwrap().p95, 19.0);
+        assert_eq!(Summary::of(&[1.0; 4]).unwrap().interval, None);
+        assert_eq!(Summary::of(&[]), None);
+    }
+
+    #[test]
+    fn the_interval_of_a_median_covers_it_as_often_as_it_says() {
+        let mut rng = SplitMix(11);
+        let mut covered = 0;
+        for _ in 0..60 {
+            let values: Vec<f64> = (0..25)
+                .map(|_| 5.0 + f64::from(rng.unit_variance()))
+                .collect();
+            let [low, high] = Summary::of(&values).unwrap().interval.unwrap();
+            covered += usize::from(low <= 5.0 && 5.0 <= high);
+        }
+        assert!((50..=60).contains(&covered), "{covered} of 60");
+    }
+
+    #[test]
+    fn unpaired_rows_have_an_interval_of_their_ratio() {
+        let (ratio, interval) = ratio_of_medians(&[2.0, 2.1, 1.9, 2.0, 2.05], &[1.0; 5]);
+        let [low, high] = interval.unwrap();
+        assert!(ratio == 2.0 && low >= 1.9 && high <= 2.1 && low < high);
+        assert_eq!(ratio_of_medians(&[1.0; 4], &[1.0; 9]), (1.0, None));
     }
 
     #[test]

@@ -1,10 +1,16 @@
-//! Convolution on a card, by `cuda/conv3d.cu`: the weight in the order of its sum, and the launch.
+//! Convolution on a card: by cuDNN where it is there and takes the shape (`cudnn/conv.rs`), else by
+//! `cuda/conv3d.cu`: the weight in the order of its sum, and the launch.
 //!
-//! Beside the result nothing is allocated: the kernel gathers the windows itself, also from the history.
+//! Beside the result the kernel allocates nothing: it gathers the windows itself, also from the history.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Result, Tensor, bail};
 
 use crate::conv3d::{Conv3dConfig, Geometry};
+#[cfg(any(feature = "cuda", feature = "shim"))]
+use crate::cudnn;
 use crate::device::{Call, Grid, Target, suffix};
 use crate::doubled::{Doubled, merge};
 
@@ -16,6 +22,26 @@ const STAGES: usize = 3;
 const ROW_BYTES: usize = 128;
 /// Bytes of a piece of channels.
 const PIECE_BYTES: usize = 16;
+
+/// Reasons kept; a model has a handful of kinds of convolution.
+const REASONS: usize = 64;
+
+static REFUSALS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// Why convolutions on a card went to this crate's own kernel and not to cuDNN: every reason met so far,
+/// once. For reports.
+pub fn conv3d_refusals() -> Vec<String> {
+    let refusals = REFUSALS.lock().unwrap_or_else(PoisonError::into_inner);
+    refusals.iter().cloned().collect()
+}
+
+#[cfg_attr(not(any(feature = "cuda", feature = "shim")), allow(dead_code))]
+fn refused(reason: String) {
+    let mut refusals = REFUSALS.lock().unwrap_or_else(PoisonError::into_inner);
+    if refusals.len() < REASONS {
+        refusals.insert(reason);
+    }
+}
 
 /// A convolution's weight for the kernel.
 #[derive(Debug, Clone)]
@@ -90,6 +116,21 @@ impl DeviceConv {
             let used = self.weight.narrow(self.weight.rank() - 1, 0, channels)?;
             padded(&used.to_dtype(dtype)?)?
         };
+
+        #[cfg(any(feature = "cuda", feature = "shim"))]
+        {
+            let operands = cudnn::conv::Operands {
+                x: &x,
+                history: history.as_ref(),
+                weight: &weight,
+                bias: self.bias.as_ref(),
+                residual: residual.as_ref(),
+            };
+            match cudnn::conv::forward(target, &operands, out, (geometry, cfg)) {
+                Ok(y) => return Ok(y),
+                Err(reason) => refused(reason),
+            }
+        }
 
         let name = kernel(dtype, channels, geometry.cout)?;
         let mut call = Call::named(target, "conv3d", name.to_string());

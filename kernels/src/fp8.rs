@@ -41,10 +41,10 @@ pub enum Fp8Scale {
 /// A weight `[out, in]` in e4m3 with its scales: `W = value(code) * scale`.
 #[derive(Debug, Clone)]
 pub struct Fp8Weight {
-    /// u8 [out, in], contiguous. Plain bytes, as candle's own 8-bit kernels are not built for every
+    /// u8 `[out, in]`, contiguous. Plain bytes, as candle's own 8-bit kernels are not built for every
     /// device this runs on.
     codes: Tensor,
-    /// f32 [1] or [out], contiguous.
+    /// f32 `[1]` or `[out]`, contiguous.
     scale: Tensor,
     input_scale: Option<f32>,
     weight_only: bool,
@@ -197,12 +197,12 @@ impl Fp8Weight {
             .to_dtype(dtype)
     }
 
-    /// u8 [out, in], contiguous.
+    /// u8 `[out, in]`, contiguous.
     pub fn codes(&self) -> &Tensor {
         &self.codes
     }
 
-    /// f32 [1] or [out], contiguous.
+    /// f32 `[1]` or `[out]`, contiguous.
     pub fn scale(&self) -> &Tensor {
         &self.scale
     }
@@ -247,7 +247,7 @@ pub(crate) enum Fp8Linear {
 }
 
 impl Fp8Linear {
-    /// `bias` [out] has been checked by the caller.
+    /// `bias` `[out]` has been checked by the caller.
     pub(crate) fn new(weight: Fp8Weight, bias: Option<Tensor>) -> Result<Self> {
         if !weight.codes.device().is_cpu() || device::target(&weight.codes).is_some() {
             return Ok(Self::Plain { weight, bias });

@@ -19,6 +19,8 @@ mod conv3d;
 mod conv3d_device;
 #[cfg(feature = "cuda")]
 mod cublaslt;
+#[cfg(any(feature = "cuda", feature = "shim"))]
+mod cudnn;
 mod data;
 // Compiled in every build, so that it is checked in every build; only these two can run it.
 #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
@@ -45,6 +47,7 @@ mod linear_group;
 pub mod memory;
 mod pages;
 mod patch;
+mod philox;
 #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
 mod product;
 mod residual;
@@ -52,12 +55,17 @@ mod rms_norm;
 mod rms_norm_rope;
 mod rope;
 mod rows;
+mod sampler;
 mod simd;
 
 pub use activation::{Activation, gelu_tanh, silu};
-pub use attention::attention;
+pub use attention::{
+    AttentionBackend, AttentionChoice, AttentionPreference, attention, attention_backend,
+    set_attention_preference,
+};
 pub use channel_norm::channel_norm;
 pub use conv3d::{Conv3d, Conv3dConfig};
+pub use conv3d_device::conv3d_refusals;
 #[cfg(feature = "shim")]
 pub use device::with_shim;
 pub use fp8::{Fp8Scale, Fp8Weight};
@@ -66,11 +74,13 @@ pub use layer_norm::{Norm, layer_norm, layer_norm_modulate, layer_norm_modulate_
 pub use linear::Linear;
 pub use linear_group::LinearGroup;
 pub use patch::{patchify, unpatchify};
+pub use philox::philox_normal;
 pub use product::allow_tf32;
 pub use residual::{gate_residual, residual_norm};
 pub use rms_norm::rms_norm;
 pub use rms_norm_rope::{RmsConfig, Rotation, rms_norm_heads, rms_norm_rope};
 pub use rope::rope;
+pub use sampler::{Combination, Velocity, combine};
 
 /// The same operations composed of candle's own: correct on every device, used where no fast path
 /// exists and as the yardstick of the tests.
@@ -91,4 +101,5 @@ pub mod reference {
     pub use crate::rms_norm::rms_norm_reference as rms_norm;
     pub use crate::rms_norm_rope::rms_norm_rope_reference as rms_norm_rope;
     pub use crate::rope::rope_reference as rope;
+    pub use crate::sampler::combine_reference as combine;
 }

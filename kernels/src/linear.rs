@@ -78,7 +78,7 @@ impl Linear {
         })
     }
 
-    /// A layer whose `weight` is in e4m3, and `bias` [out]. Errors if the shapes disagree.
+    /// A layer whose `weight` is in e4m3, and `bias` `[out]`. Errors if the shapes disagree.
     pub fn fp8(weight: Fp8Weight, bias: Option<Tensor>) -> Result<Self> {
         let (out_features, in_features) = (weight.out_features(), weight.in_features());
         if let Some(bias) = &bias {

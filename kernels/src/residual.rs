@@ -139,12 +139,11 @@ fn on_device(
     let sum = call.output(x.dims(), x.dtype())?;
     call.optional(factor)?.optional(shift)?;
     call.i32(rows)?.flag(plus_one);
-    let normed = match norm {
-        Some(_) => Some(call.output(x.dims(), y.dtype())?),
-        None => {
-            call.null();
-            None
-        }
+    let normed = if norm.is_some() {
+        Some(call.output(x.dims(), y.dtype())?)
+    } else {
+        call.null();
+        None
     };
     call.i32(d)?.i64(first).f32(eps);
     call.launch(Grid::rows(len), threads_per_row(d, y.dtype()), 0)?;

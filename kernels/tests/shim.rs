@@ -20,7 +20,11 @@ mod fp8;
 mod layer_norm;
 #[path = "shim/patch.rs"]
 mod patch;
+#[path = "shim/philox.rs"]
+mod philox;
 #[path = "shim/residual.rs"]
 mod residual;
 #[path = "shim/rms_norm_rope.rs"]
 mod rms_norm_rope;
+#[path = "shim/sampler.rs"]
+mod sampler;

@@ -15,5 +15,5 @@ pub mod wan;
 pub mod weights;
 
 pub use error::{Error, Fault, Result};
-pub use leoma_kernels::Isa;
+pub use leoma_kernels::{AttentionBackend, AttentionChoice, Isa, conv3d_refusals};
 pub use precision::Precision;

@@ -4,15 +4,20 @@ use std::fmt;
 use std::str::FromStr;
 
 use candle_core::DType;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
 /// A precision mode. Weights, activations and arithmetic between roundings follow from it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Precision {
     /// 32-bit floats throughout.
     #[default]
     F32,
+    /// As [`Precision::F32`], with matrix products whose operands a card rounds to TF32 (10 bits of
+    /// mantissa instead of 23). Lossy; needs a card.
+    Tf32,
     /// bf16 weights and activations.
     Bf16,
     /// IEEE half precision weights and activations.
@@ -24,12 +29,13 @@ pub enum Precision {
 
 impl Precision {
     /// All modes.
-    pub const ALL: [Self; 4] = [Self::F32, Self::Bf16, Self::F16, Self::Fp8];
+    pub const ALL: [Self; 5] = [Self::F32, Self::Tf32, Self::Bf16, Self::F16, Self::Fp8];
 
     /// Name on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::F32 => "f32",
+            Self::Tf32 => "tf32",
             Self::Bf16 => "bf16",
             Self::F16 => "f16",
             Self::Fp8 => "fp8",
@@ -39,7 +45,7 @@ impl Precision {
     /// Type of activations, and of every weight that is not in 8 bits.
     pub fn dtype(self) -> DType {
         match self {
-            Self::F32 => DType::F32,
+            Self::F32 | Self::Tf32 => DType::F32,
             Self::Bf16 | Self::Fp8 => DType::BF16,
             Self::F16 => DType::F16,
         }
@@ -52,7 +58,7 @@ impl Precision {
 
     /// Whether clips must be labelled as made with a loss that the checkpoint does not ask for.
     pub fn is_lossy(self) -> bool {
-        self.is_fp8()
+        matches!(self, Self::Fp8 | Self::Tf32)
     }
 }
 

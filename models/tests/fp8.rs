@@ -60,7 +60,7 @@ fn block(checkpoint: &Checkpoint, precision: Precision) -> Tensor {
     let dtype = precision.dtype();
     let x = noise(&[144, d], 1).to_dtype(dtype).unwrap();
     let context = noise(&[12, d], 2).to_dtype(dtype).unwrap();
-    let modulation = (noise(&[1, 6, d], 3) * 0.1).unwrap();
+    let modulation = (noise(&[6, 1, d], 3) * 0.1).unwrap();
     let rotary = RotaryTables::new(config.attention_head_dim, grid, &Device::Cpu).unwrap();
     let cross = block.cross_key_value(&context, 501).unwrap();
     let y = block.forward(&x, &modulation, 0, &rotary, &cross).unwrap();

@@ -81,6 +81,7 @@ fn every_kind_makes_a_clip_with_report_frames_and_dump() {
         assert_eq!(report["seed"], 42);
         assert_eq!(report["parameters"]["num_frames"], 5);
         assert!(report["peak_memory_bytes"].as_u64().unwrap() > 1 << 20);
+        assert_eq!(report["attention"], "cpu-flash");
         for stage in [
             "load_s",
             "text_encode_s",
@@ -169,6 +170,8 @@ fn bad_input_is_exit_2_and_a_sentence_with_the_field() {
         (vec!["--noise", "missing.safetensors"], "noise"),
         (vec!["--preset", "fast"], "preset"),
         (vec!["--dtype", "int4"], "dtype"),
+        (vec!["--rounding", "official"], "rounding"), // the type is f32
+        (vec!["--dtype", "bf16", "--rounding", "up"], "rounding"),
         (vec!["--image", "missing.png"], "image"),
         (vec!["--image", "text.png"], "image"),
         (vec!["--image", "half.png"], "image"),
@@ -422,7 +425,7 @@ fn a_clip_is_planned_and_refused_before_weights_are_read() {
     assert!(sparing < all, "{sparing} {all}");
 
     // Between the two: `auto` does with less than everything.
-    let limit = ((sparing + all) / 2).to_string();
+    let limit = u64::midpoint(sparing, all).to_string();
     let (code, plan) = json(&["--memory-limit", &limit]);
     assert_eq!(code, Some(0));
     assert_ne!(plan["plan"]["offload"], "none");
@@ -586,4 +589,57 @@ fn single_files_loras_and_fp8_are_used_and_told() {
     args.extend(typed);
     let done = node(&args, folder.path());
     assert!(String::from_utf8_lossy(&done.stderr).contains("--lora cannot be used with a server"));
+}
+
+/// A folder with this program and nothing beside it: on the file system of the build, for a hard link.
+fn installed() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let program = folder.path().join("leoma-node");
+    std::fs::hard_link(env!("CARGO_BIN_EXE_leoma-node"), &program).unwrap();
+    (folder, program)
+}
+
+#[test]
+fn bench_becomes_the_program_beside_it_with_all_arguments() {
+    use std::os::unix::fs::PermissionsExt;
+    let (folder, program) = installed();
+    for name in ["leoma-bench", "leoma-bench-cuda"] {
+        let path = folder.path().join(name);
+        std::fs::write(&path, format!("#!/bin/sh\necho {name} \"$@\"\nexit 7\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let answer = |arguments: &[&str]| {
+        let output = Command::new(&program)
+            .arg("bench")
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(7), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(
+        answer(&["latency", "-o", "md,html"]),
+        "leoma-bench latency -o md,html\n"
+    );
+    assert_eq!(answer(&["--help"]), "leoma-bench --help\n");
+    assert_eq!(
+        answer(&["latency", "--device", "cpu"]),
+        "leoma-bench latency --device cpu\n"
+    );
+}
+
+#[test]
+fn bench_without_its_program_says_where_it_was_looked_for() {
+    let (folder, program) = installed();
+    let output = Command::new(&program)
+        .args(["bench", "latency"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(69), "{text}");
+    assert!(
+        text.contains("leoma-bench") && text.contains("cargo build"),
+        "{text}"
+    );
+    assert!(text.contains(folder.path().to_str().unwrap()), "{text}");
 }

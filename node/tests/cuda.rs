@@ -151,9 +151,9 @@ impl Machine {
                 soname,
                 &format!("int {function}() {{ return 0; }}"),
             );
-            write!(
+            writeln!(
                 calls,
-                "int {function}(); void *p_{name} = (void*){function};\n"
+                "int {function}(); void *p_{name} = (void*){function};"
             )
             .unwrap();
         }

@@ -88,7 +88,7 @@ impl Pipeline {
     fn prepare(clip: Clip, work: &Path) -> Result<Self> {
         let model = work.join(format!("tiny-{}", clip.variant));
         make_tiny(clip.kind, 7, &model)?;
-        let pixels = picture(clip.side)?;
+        let pixels = picture(clip.side, clip.side)?;
         let image_file = work.join(format!("image-{}.safetensors", clip.variant));
         write_inputs(&image_file, &[("image", &pixels)])?;
         let checkpoint = Checkpoint::open(&model)?;
@@ -171,24 +171,24 @@ impl Case for Pipeline {
 }
 
 /// A smooth picture with some grain, `[H, W, 3]` u8.
-fn picture(side: usize) -> Result<Tensor> {
+pub(crate) fn picture(width: usize, height: usize) -> Result<Tensor> {
     let mut rng = SplitMix(3);
-    let mut pixels = Vec::with_capacity(side * side * 3);
-    for row in 0..side {
-        for column in 0..side {
+    let mut pixels = Vec::with_capacity(width * height * 3);
+    for row in 0..height {
+        for column in 0..width {
             for channel in 0..3 {
-                let (y, x) = (row as f32 / side as f32, column as f32 / side as f32);
+                let (y, x) = (row as f32 / height as f32, column as f32 / width as f32);
                 let wave = ((x * 5.0 + y * 3.0 + channel as f32) * 2.0).sin();
                 let value = 128.0 + 90.0 * wave + 10.0 * rng.unit_variance();
                 pixels.push(value.clamp(0.0, 255.0) as u8);
             }
         }
     }
-    Ok(Tensor::from_vec(pixels, (side, side, 3), &Device::Cpu)?)
+    Ok(Tensor::from_vec(pixels, (height, width, 3), &Device::Cpu)?)
 }
 
 /// `[H, W, 3]` u8 → `[3, H, W]` f32 in [-1, 1], in the order of operations of diffusers.
-fn prepared(pixels: &Tensor) -> Result<Tensor> {
+pub(crate) fn prepared(pixels: &Tensor) -> Result<Tensor> {
     let unit = (pixels.permute((2, 0, 1))?.to_dtype(DType::F32)? / 255.0)?;
     Ok(unit.affine(2.0, -1.0)?)
 }
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn pictures_map_to_the_signed_range() {
-        let pixels = picture(32).expect("a picture");
+        let pixels = picture(32, 32).expect("a picture");
         let image = prepared(&pixels).expect("an image");
         assert_eq!(image.dims(), [3, 32, 32]);
         let values = image

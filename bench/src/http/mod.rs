@@ -83,11 +83,11 @@ pub(crate) fn run(args: &HttpArgs) -> Result<()> {
         overloads: Vec::new(),
         warnings: Vec::new(),
     };
-    if environment.profile != "release" {
+    if environment.machine.profile != "release" {
         http.warnings.push("this is not a release build".into());
     }
-    if environment.load_average > environment.cores as f64 {
-        let load = environment.load_average;
+    if environment.machine.load_average > environment.machine.cores as f64 {
+        let load = environment.machine.load_average;
         http.warnings
             .push(format!("the load average was {load:.1} at the start"));
     }
@@ -103,7 +103,7 @@ fn save(args: &HttpArgs, environment: Environment, http: HttpReport) -> Result<(
     let label = args
         .label
         .as_deref()
-        .map_or_else(|| environment.label(), env::slug);
+        .map_or_else(|| environment.machine.label(), env::slug);
     let report = Report {
         schema: SCHEMA,
         date: env::today(),

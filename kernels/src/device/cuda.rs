@@ -37,6 +37,11 @@ pub(super) fn stream(device: &CudaDevice) -> Result<(usize, *mut std::ffi::c_voi
     Ok((context.ordinal(), stream.cu_stream().cast()))
 }
 
+/// Compute capability, major and minor.
+pub(super) fn capability(device: &CudaDevice) -> Result<(i32, i32)> {
+    device.cuda_stream().context().compute_capability().w()
+}
+
 /// Undefined memory.
 pub(super) fn allocate(
     device: &CudaDevice,
@@ -86,7 +91,7 @@ pub(super) fn launch(
     let mut builder = function.builder();
     for argument in arguments {
         match argument {
-            Argument::Pointer(x) | Argument::U64(x) => builder.arg(x),
+            Argument::Pointer(x) => builder.arg(x),
             Argument::I32(x) => builder.arg(x),
             Argument::I64(x) => builder.arg(x),
             Argument::U32(x) => builder.arg(x),

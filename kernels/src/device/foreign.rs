@@ -25,7 +25,6 @@ pub(crate) fn empty(
 
 /// Ordinal of the device and its stream as a driver handle; makes the device's context current. The
 /// stream lives as long as `target` or a clone of it.
-#[cfg_attr(not(feature = "cuda"), allow(clippy::unnecessary_wraps))]
 pub(crate) fn stream(target: &Target) -> Result<(usize, *mut c_void)> {
     match target {
         #[cfg(feature = "cuda")]

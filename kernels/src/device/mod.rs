@@ -44,7 +44,12 @@ pub(crate) enum Target {
 
 /// Where the kernels for `x` run; `None` where the CPU's own path serves.
 pub(crate) fn target(x: &Tensor) -> Option<Target> {
-    match x.device() {
+    target_of(x.device())
+}
+
+/// As [`target`], for results that depend on no tensor.
+pub(crate) fn target_of(device: &Device) -> Option<Target> {
+    match device {
         #[cfg(feature = "cuda")]
         Device::Cuda(device) => Some(Target::Cuda(device.clone())),
         #[cfg(feature = "shim")]
@@ -64,6 +69,24 @@ impl Target {
             #[cfg(not(any(feature = "cuda", feature = "shim")))]
             Self::Nowhere => Device::Cpu,
         }
+    }
+
+    /// Compute capability of the card; the host shim has what the oldest supported card has.
+    #[cfg_attr(not(feature = "cuda"), allow(clippy::unnecessary_wraps))]
+    pub(crate) fn capability(&self) -> Result<(i32, i32)> {
+        match self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(device) => cuda::capability(device),
+            #[cfg(feature = "shim")]
+            Self::Shim => Ok((8, 0)),
+            #[cfg(not(any(feature = "cuda", feature = "shim")))]
+            Self::Nowhere => bail!("this build has no kernels"),
+        }
+    }
+
+    /// The address of the first element of `x`.
+    pub(crate) fn address(&self, x: &Tensor) -> Result<u64> {
+        memory::address(self, "an address", x)
     }
 }
 
@@ -128,7 +151,6 @@ enum Argument {
     I32(i32),
     I64(i64),
     U32(u32),
-    U64(u64),
     F32(f32),
 }
 
@@ -137,7 +159,7 @@ impl Argument {
     #[cfg(feature = "shim")]
     fn as_ptr(&mut self) -> *mut c_void {
         match self {
-            Self::Pointer(x) | Self::U64(x) => std::ptr::from_mut(x).cast(),
+            Self::Pointer(x) => std::ptr::from_mut(x).cast(),
             Self::I32(x) => std::ptr::from_mut(x).cast(),
             Self::I64(x) => std::ptr::from_mut(x).cast(),
             Self::U32(x) => std::ptr::from_mut(x).cast(),
@@ -265,12 +287,6 @@ impl Call {
         self
     }
 
-    /// A 64-bit word.
-    pub(crate) fn u64(&mut self, value: u64) -> &mut Self {
-        self.arguments.push(Argument::U64(value));
-        self
-    }
-
     /// A number.
     pub(crate) fn f32(&mut self, value: f64) -> &mut Self {
         self.arguments.push(Argument::F32(value as f32));
@@ -285,6 +301,7 @@ impl Call {
 
     /// Runs the kernel with `threads` per block and `shared_bytes` of dynamic shared memory. A grid
     /// without blocks is no launch.
+    #[cfg_attr(not(feature = "shim"), allow(unused_mut))] // the shim takes addresses of the arguments
     pub(crate) fn launch(mut self, grid: Grid, threads: u32, shared_bytes: usize) -> Result<()> {
         let grid = grid.checked(&self.kernel)?;
         if grid.contains(&0) {

@@ -6,9 +6,10 @@
 //! `DPMSolverMultistepScheduler` with flow prediction, but *that class's own grid starts at 0.999*; this
 //! sampler equals it only when it is given the official sigmas, and offers no mixture of the two.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
+use leoma_kernels::{Combination, Velocity};
 
-use super::flow::{exp_m1, lambda, linspace, predict_x0, scale, schedule, shifted};
+use super::flow::{combined, exp_m1, lambda, linspace, schedule, shifted};
 use super::{Scheduler, check_order};
 use crate::error::Result;
 
@@ -45,23 +46,36 @@ impl Scheduler for DpmSolverMultistep {
         &self.sigmas
     }
 
-    fn step(&mut self, index: usize, velocity: &Tensor, sample: &Tensor) -> Result<Tensor> {
+    fn step(&mut self, index: usize, velocity: Velocity<'_>, sample: &Tensor) -> Result<Tensor> {
         let steps = self.timesteps.len();
         check_order(self.next, index, steps)?;
         self.next += 1;
         let (s, t) = (self.sigmas[index], self.sigmas[index + 1]);
-        let m0 = predict_x0(sample, velocity, s)?;
+        let sample = sample.to_dtype(DType::F32)?;
+        // The prediction m0 = x - sigma v, then the next sample from x, m0 and the prediction before.
+        let prediction = Combination {
+            terms: [1.0, 0.0, 0.0, 0.0],
+            velocity: -s,
+            ..Combination::default()
+        };
         // lambda is -inf at sigma 1 and +inf at sigma 0; h is then infinite and exp(-h) - 1 is -1.
         let h = lambda(t) - lambda(s);
         let gain = (1.0 - t) * exp_m1(-h);
-        let base = (scale(sample, t / s)? - scale(&m0, gain)?)?;
-        let next = match &self.previous {
+        let mut next = Combination {
+            terms: [t / s, 0.0, 0.0, 0.0],
+            results: [-gain, 0.0],
+            velocity: 0.0,
+        };
+        let [m0, next] = match &self.previous {
             Some(m1) if index + 1 < steps => {
+                // Half the slope (m0 - m1) / ratio on top.
                 let ratio = (lambda(s) - lambda(self.sigmas[index - 1])) / h;
-                let slope = scale(&(&m0 - m1)?, 1.0 / ratio)?;
-                (base - scale(&slope, 0.5 * gain)?)?
+                let slope = 0.5 * gain / ratio;
+                next.terms[1] = slope;
+                next.results[0] -= slope;
+                combined(velocity, &[&sample, m1], [prediction, next])?
             }
-            _ => base,
+            _ => combined(velocity, &[&sample], [prediction, next])?,
         };
         self.previous = Some(m0);
         Ok(next)

@@ -5,8 +5,9 @@
 //! truncated.
 
 use candle_core::{DType, Tensor};
+use leoma_kernels::{Combination, Velocity};
 
-use super::flow::{linspace, scale_velocity, shifted};
+use super::flow::{combined, linspace, shifted};
 use super::{NUM_TRAIN_TIMESTEPS, Scheduler, check_order};
 use crate::error::Result;
 
@@ -52,10 +53,15 @@ impl Scheduler for FlowMatchEuler {
         &self.sigmas
     }
 
-    fn step(&mut self, index: usize, velocity: &Tensor, sample: &Tensor) -> Result<Tensor> {
+    fn step(&mut self, index: usize, velocity: Velocity<'_>, sample: &Tensor) -> Result<Tensor> {
         check_order(self.next, index, self.timesteps.len())?;
         self.next += 1;
-        let step = self.sigmas[index + 1] - self.sigmas[index];
-        Ok((sample.to_dtype(DType::F32)? + scale_velocity(velocity, step)?)?)
+        let next = Combination {
+            terms: [1.0, 0.0, 0.0, 0.0],
+            velocity: self.sigmas[index + 1] - self.sigmas[index],
+            ..Combination::default()
+        };
+        let [next] = combined(velocity, &[&sample.to_dtype(DType::F32)?], [next])?;
+        Ok(next)
     }
 }

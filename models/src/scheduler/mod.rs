@@ -15,6 +15,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use candle_core::Tensor;
+pub use leoma_kernels::Velocity;
 
 use crate::error::{Error, Result};
 
@@ -37,9 +38,10 @@ pub trait Scheduler: Send + fmt::Debug {
     /// Advances `sample` from sigma `index` to sigma `index + 1`.
     ///
     /// Steps must be taken in order, each once. `velocity` and `sample` have one shape; the result is
-    /// float32 of that shape on their device, whatever the type of the velocity. Sigma times a velocity of
-    /// 16 bits is rounded to its type, as the reference rounds it.
-    fn step(&mut self, index: usize, velocity: &Tensor, sample: &Tensor) -> Result<Tensor>;
+    /// float32 of that shape on their device, whatever the type of the velocity. Guidance and update are
+    /// one pass over the tensors ([`leoma_kernels::combine`]); sigma times a velocity of 16 bits is rounded
+    /// to its type, as the reference rounds it.
+    fn step(&mut self, index: usize, velocity: Velocity<'_>, sample: &Tensor) -> Result<Tensor>;
 }
 
 /// The samplers, named as on the command line.

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 
-use super::{Scheduler, SchedulerKind, build};
+use super::{Scheduler, SchedulerKind, Velocity, build};
 
 /// One run of diffusers 0.35.2 on the velocity field below (for DPM++ with the official sigmas).
 #[derive(Deserialize)]
@@ -34,9 +34,8 @@ fn run(scheduler: &mut dyn Scheduler, start: Tensor) -> Vec<f32> {
     let sigmas = scheduler.sigmas().to_vec();
     let mut x = start;
     for index in 0..scheduler.timesteps().len() {
-        x = scheduler
-            .step(index, &velocity(&x, sigmas[index]), &x)
-            .unwrap();
+        let v = velocity(&x, sigmas[index]);
+        x = scheduler.step(index, Velocity::plain(&v), &x).unwrap();
     }
     x.flatten_all().unwrap().to_vec1().unwrap()
 }
@@ -131,7 +130,7 @@ fn the_last_step_of_unipc_and_dpmpp_is_the_prediction() {
         let sigma = scheduler.sigmas()[0];
         let x = start();
         let v = velocity(&x, sigma);
-        let next = scheduler.step(0, &v, &x).unwrap();
+        let next = scheduler.step(0, Velocity::plain(&v), &x).unwrap();
         let x0 = (&x - (&v * f64::from(sigma)).unwrap()).unwrap();
         let flat = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert!(relative(&flat(next), &flat(x0)) < 1e-6);
@@ -147,8 +146,28 @@ fn a_low_precision_velocity_gives_a_float32_sample() {
             let v = velocity(&x, scheduler.sigmas()[index])
                 .to_dtype(DType::BF16)
                 .unwrap();
-            x = scheduler.step(index, &v, &x).unwrap();
+            x = scheduler.step(index, Velocity::plain(&v), &x).unwrap();
             assert_eq!(x.dtype(), DType::F32);
+        }
+    }
+}
+
+/// Guidance inside the step is guidance before it.
+#[test]
+fn guidance_is_part_of_the_step() {
+    for kind in SchedulerKind::ALL {
+        let mut inside = build(kind, 4, 3.0).unwrap();
+        let mut before = build(kind, 4, 3.0).unwrap();
+        let (mut a, mut b) = (start(), start());
+        for index in 0..4 {
+            let sigma = inside.sigmas()[index];
+            let (cond, uncond) = (velocity(&a, sigma), velocity(&a, 0.5 * sigma));
+            let guided = Velocity::guided(&cond, &uncond, 3.5);
+            a = inside.step(index, guided, &a).unwrap();
+            let v = (&uncond + ((&cond - &uncond).unwrap() * 3.5).unwrap()).unwrap();
+            b = before.step(index, Velocity::plain(&v), &b).unwrap();
+            let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert_eq!(flat(&a), flat(&b), "{kind}, step {index}");
         }
     }
 }
@@ -177,11 +196,11 @@ fn steps_out_of_order_are_refused() {
     for kind in SchedulerKind::ALL {
         let mut scheduler = build(kind, 2, 5.0).unwrap();
         let x = start();
-        assert!(scheduler.step(1, &x, &x).is_err());
-        scheduler.step(0, &x, &x).unwrap();
-        assert!(scheduler.step(0, &x, &x).is_err());
-        scheduler.step(1, &x, &x).unwrap();
-        assert!(scheduler.step(2, &x, &x).is_err());
+        assert!(scheduler.step(1, Velocity::plain(&x), &x).is_err());
+        scheduler.step(0, Velocity::plain(&x), &x).unwrap();
+        assert!(scheduler.step(0, Velocity::plain(&x), &x).is_err());
+        scheduler.step(1, Velocity::plain(&x), &x).unwrap();
+        assert!(scheduler.step(2, Velocity::plain(&x), &x).is_err());
     }
 }
 
@@ -189,5 +208,40 @@ fn steps_out_of_order_are_refused() {
 fn names_round_trip() {
     for kind in SchedulerKind::ALL {
         assert_eq!(kind.to_string().parse::<SchedulerKind>().unwrap(), kind);
+    }
+}
+
+/// What a velocity of one element becomes with `factor`.
+fn product(velocity: Velocity<'_>, factor: f32) -> f32 {
+    let combination = leoma_kernels::Combination {
+        velocity: factor,
+        ..Default::default()
+    };
+    let results = leoma_kernels::combine(velocity, &[], &[combination]).unwrap();
+    results[0].to_vec1::<f32>().unwrap()[0]
+}
+
+#[test]
+fn guidance_rounds_after_every_operation_but_not_its_scale() {
+    let tensor = |x: f32, dtype| {
+        let x = Tensor::new(&[x], &Device::Cpu).unwrap();
+        x.to_dtype(dtype).unwrap()
+    };
+    // Numbers of bf16 near 331.5 are 2 apart; a scale rounded to bf16 (1.296875) would give 330.
+    for (dtype, expected) in [(DType::F32, 331.5), (DType::BF16, 332.0)] {
+        let (cond, uncond) = (tensor(255.0, dtype), tensor(0.0, dtype));
+        let guided = product(Velocity::guided(&cond, &uncond, 1.3), 1.0);
+        assert!((guided - expected).abs() < 1e-3, "{dtype:?}: {guided}");
+    }
+}
+
+#[test]
+fn the_product_with_sigma_has_the_type_of_the_velocity() {
+    let velocity = Tensor::new(&[1.0f32], &Device::Cpu).unwrap();
+    // 0.999 lies between the bf16 numbers 0.99609375 and 1.
+    for (dtype, expected) in [(DType::F32, -0.999f32), (DType::BF16, -1.0)] {
+        let velocity = velocity.to_dtype(dtype).unwrap();
+        let found = product(Velocity::plain(&velocity), -0.999);
+        assert_eq!(found.to_bits(), expected.to_bits(), "{dtype:?}: {found}");
     }
 }

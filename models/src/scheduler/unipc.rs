@@ -9,8 +9,9 @@
 //! Coefficients are computed in float32 in the reference's order.
 
 use candle_core::{DType, Tensor};
+use leoma_kernels::{Combination, Velocity};
 
-use super::flow::{exp_m1, lambda, linspace, predict_x0, scale, schedule, shifted};
+use super::flow::{combined, exp_m1, lambda, linspace, schedule, shifted};
 use super::{NUM_TRAIN_TIMESTEPS, Scheduler, check_order};
 use crate::error::Result;
 
@@ -49,39 +50,42 @@ impl UniPcMultistep {
         (lambda(self.sigmas[back]) - lambda(self.sigmas[from])) / h
     }
 
-    /// Corrects the sample at `index` with the prediction `model` made there.
-    fn correct(&self, index: usize, last: &Tensor, order: usize, model: &Tensor) -> Result<Tensor> {
+    /// Factors that correct the sample at `index` with the prediction made there, which is result 0.
+    /// Terms: sample, last, m0 and m1: the corrected sample of the step before and the predictions of the
+    /// two steps before, latest first.
+    fn correct(&self, index: usize, order: usize) -> Combination {
         let (s, t) = (self.sigmas[index - 1], self.sigmas[index]);
         let h = lambda(t) - lambda(s);
         let e = exp_m1(-h);
-        let m0 = &self.predictions[self.predictions.len() - 1];
-        let base = (scale(last, t / s)? - scale(m0, (1.0 - t) * e)?)?;
-        let change = (model - m0)?;
-        let update = if order == 1 {
-            scale(&change, 0.5)?
+        let gain = (1.0 - t) * e;
+        // base = t/s last - gain m0, less gain times the update.
+        let (slope, change) = if order == 1 {
+            (0.0, 0.5)
         } else {
             let r = self.ratio(index - 2, index - 1, h);
             let (rho1, rho2) = corrector_weights(h, e, r);
-            let slope = scale(&(&self.predictions[0] - m0)?, 1.0 / r)?;
-            (scale(&slope, rho1)? + scale(&change, rho2)?)?
+            (rho1 / r, rho2)
         };
-        Ok((base - scale(&update, (1.0 - t) * e)?)?)
+        // The update is slope (m1 - m0) + change (model - m0).
+        Combination {
+            terms: [0.0, t / s, gain * (slope + change - 1.0), -gain * slope],
+            results: [-gain * change, 0.0],
+            velocity: 0.0,
+        }
     }
 
-    /// Moves `sample` (corrected) from sigma `index` to the next one.
-    fn predict(&self, index: usize, sample: &Tensor, order: usize) -> Result<Tensor> {
+    /// Factors that move the corrected sample from sigma `index` to the next one: of the corrected sample,
+    /// of the prediction made at `index`, and of the one before (0 at first order).
+    fn predict(&self, index: usize, order: usize) -> [f32; 3] {
         let (s, t) = (self.sigmas[index], self.sigmas[index + 1]);
         // At sigma 0 lambda is +inf, so e is -1 and the result is the prediction itself.
         let h = lambda(t) - lambda(s);
         let gain = (1.0 - t) * exp_m1(-h);
-        let m0 = &self.predictions[self.predictions.len() - 1];
-        let base = (scale(sample, t / s)? - scale(m0, gain)?)?;
         if order == 1 {
-            return Ok(base);
+            return [t / s, -gain, 0.0];
         }
-        let r = self.ratio(index - 1, index, h);
-        let slope = scale(&(&self.predictions[0] - m0)?, 1.0 / r)?;
-        Ok((base - scale(&slope, gain * 0.5)?)?)
+        let slope = gain * 0.5 / self.ratio(index - 1, index, h);
+        [t / s, slope - gain, -slope]
     }
 }
 
@@ -110,22 +114,45 @@ impl Scheduler for UniPcMultistep {
         &self.sigmas
     }
 
-    fn step(&mut self, index: usize, velocity: &Tensor, sample: &Tensor) -> Result<Tensor> {
+    fn step(&mut self, index: usize, velocity: Velocity<'_>, sample: &Tensor) -> Result<Tensor> {
         let steps = self.timesteps.len();
         check_order(self.next, index, steps)?;
         self.next += 1;
-        let model = predict_x0(sample, velocity, self.sigmas[index])?;
-        let sample = match &self.last {
-            Some((last, order)) => self.correct(index, last, *order, &model)?,
-            None => sample.to_dtype(DType::F32)?,
+        let sample = sample.to_dtype(DType::F32)?;
+        let order = 2.min(steps - index).min(index + 1);
+        let [of_sample, of_model, of_m0] = self.predict(index, order);
+        // The prediction x - sigma v, the corrected sample, the next sample: each from those before.
+        let prediction = Combination {
+            terms: [1.0, 0.0, 0.0, 0.0],
+            velocity: -self.sigmas[index],
+            ..Combination::default()
+        };
+        let before = self.last.as_ref().zip(self.predictions.last());
+        let (model, corrected, next) = if let Some(((last, last_order), m0)) = before {
+            let next = Combination {
+                terms: [0.0, 0.0, of_m0, 0.0],
+                results: [of_model, of_sample],
+                velocity: 0.0,
+            };
+            let mut terms = vec![&sample, last, m0];
+            terms.extend(self.predictions.iter().rev().nth(1));
+            let rows = [prediction, self.correct(index, *last_order), next];
+            let [model, corrected, next] = combined(velocity, &terms, rows)?;
+            (model, corrected, next)
+        } else {
+            let next = Combination {
+                terms: [of_sample, 0.0, 0.0, 0.0],
+                results: [of_model, 0.0],
+                velocity: 0.0,
+            };
+            let [model, next] = combined(velocity, &[&sample], [prediction, next])?;
+            (model, sample, next)
         };
         if self.predictions.len() == 2 {
             self.predictions.remove(0);
         }
         self.predictions.push(model);
-        let order = 2.min(steps - index).min(index + 1);
-        let next = self.predict(index, &sample, order)?;
-        self.last = Some((sample, order));
+        self.last = Some((corrected, order));
         Ok(next)
     }
 }

@@ -23,6 +23,8 @@ mod stream;
 mod test_support;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "cuda")]
+mod upload;
 mod validate;
 mod var_builder;
 

@@ -19,6 +19,8 @@ const PIECE: usize = 4 << 20;
 const READERS: usize = 4;
 /// Bytes the system is asked to read ahead of the wave being read.
 const AHEAD: usize = 64 << 20;
+/// Bytes it is asked for at a time: of a longer range it would only read the beginning.
+const STEP: usize = 512 << 10;
 
 /// Threads that read one tensor, the one that works on it not counted.
 fn readers() -> usize {
@@ -26,7 +28,7 @@ fn readers() -> usize {
 }
 
 /// Bytes that a wave has at most.
-fn wave() -> usize {
+pub(super) fn wave() -> usize {
     PIECE * readers()
 }
 
@@ -51,7 +53,16 @@ pub(super) fn in_waves(range: Range<'_>, work: &mut dyn FnMut(&[u8]) -> Result<(
     let wave = wave();
     let mut current = vec![0_u8; wave.min(range.bytes)];
     let mut next = vec![0_u8; wave.min(range.bytes.saturating_sub(wave))];
-    advise(range.file, range.offset, range.bytes.min(AHEAD));
+    // Several threads that read one file defeat the system's own reading ahead.
+    let mut advised = 0;
+    let mut ahead = |end: usize| {
+        while advised < end.min(range.bytes) {
+            let step = STEP.min(range.bytes - advised);
+            advise(range.file, range.offset + advised as u64, step);
+            advised += step;
+        }
+    };
+    ahead(AHEAD);
     fill(range, 0, &mut current)?;
     let mut done = 0;
     while done < range.bytes {
@@ -62,14 +73,10 @@ pub(super) fn in_waves(range: Range<'_>, work: &mut dyn FnMut(&[u8]) -> Result<(
             return Ok(());
         }
         let at = done + length;
-        advise(
-            range.file,
-            range.offset + (at + following) as u64,
-            AHEAD.min(range.bytes - at - following),
-        );
-        let ahead = &mut next[..following];
+        ahead(at + following + AHEAD);
+        let coming = &mut next[..following];
         let (read, worked) = thread::scope(|scope| {
-            let reading = scope.spawn(|| fill(range, at, ahead));
+            let reading = scope.spawn(|| fill(range, at, coming));
             let worked = work(&current[..length]);
             let panicked = |_| Err(Error::local("reading weights ended on an internal error"));
             (reading.join().unwrap_or_else(panicked), worked)

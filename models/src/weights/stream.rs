@@ -1,13 +1,16 @@
 //! Reading one tensor from a file into memory: wave by wave (`read.rs`), cast, checked and, when asked,
 //! hashed on the way.
 //!
-//! The extra memory is the tensor itself plus two waves.
+//! The extra memory is the tensor itself plus two waves; on a card two pinned waves instead of the tensor
+//! (`upload.rs`).
 
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::path::Path;
 
+#[cfg(feature = "cuda")]
+use candle_core::cuda_backend::{CudaDType, cudarc::driver::DeviceRepr};
 use candle_core::{DType, Device, Tensor, WithDType};
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -15,6 +18,8 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::read::{Range, in_waves};
+#[cfg(feature = "cuda")]
+use super::upload::Upload;
 use crate::error::{Context, Error, Result};
 
 /// Elements cast by one task.
@@ -111,6 +116,15 @@ pub(super) fn load(
             ),
         ));
     }
+    if device.is_cuda() && entry.dtype.size() < dtype.size_in_bytes() {
+        // Half the bytes travel; widening is exact wherever it is done.
+        let stored = match entry.dtype {
+            StoredDType::BF16 => DType::BF16,
+            _ => DType::F16,
+        };
+        let (tensor, sha256) = load(file, path, name, entry, stored, device, hash)?;
+        return Ok((tensor.to_dtype(dtype)?, sha256));
+    }
     match dtype {
         DType::F32 => stream::<f32>(file, path, name, entry, device, hash),
         DType::BF16 => stream::<bf16>(file, path, name, entry, device, hash),
@@ -151,8 +165,18 @@ pub(super) fn bytes(
     Ok((bytes, sha256))
 }
 
+/// What a card asks of an element type.
+#[cfg(feature = "cuda")]
+pub(super) trait OnCard: CudaDType + DeviceRepr {}
+#[cfg(feature = "cuda")]
+impl<T: CudaDType + DeviceRepr> OnCard for T {}
+#[cfg(not(feature = "cuda"))]
+pub(super) trait OnCard {}
+#[cfg(not(feature = "cuda"))]
+impl<T> OnCard for T {}
+
 /// An element type that weights are loaded to.
-pub(super) trait Target: WithDType + Send + Sync {
+pub(super) trait Target: WithDType + OnCard + Send + Sync {
     /// The stored type whose bytes are this type's.
     const SAME: StoredDType;
     fn from_le(bytes: &[u8]) -> Self;
@@ -199,6 +223,54 @@ impl Target for f16 {
     }
 }
 
+/// Where a tensor is collected.
+enum Place<T> {
+    Host(Vec<T>),
+    #[cfg(feature = "cuda")]
+    Card(Upload<T>),
+}
+
+impl<T: Target> Place<T> {
+    fn new(path: &Path, entry: &Entry, device: &Device) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        if let (Device::Cuda(device), 1..) = (device, entry.elements()) {
+            return Ok(Self::Card(Upload::new(device, entry.elements())?));
+        }
+        let _ = device;
+        let mut values = Vec::new();
+        values
+            .try_reserve_exact(entry.elements())
+            .map_err(|_| Error::io(path, io::Error::from(io::ErrorKind::OutOfMemory)))?;
+        Ok(Self::Host(values))
+    }
+
+    /// Appends the elements of `wave`.
+    #[allow(unsafe_code)]
+    #[cfg_attr(not(feature = "cuda"), allow(clippy::unnecessary_wraps))]
+    fn append(&mut self, wave: &[u8], stored: StoredDType) -> Result<Finite> {
+        let count = wave.len() / stored.size();
+        match self {
+            Self::Host(values) => {
+                values.reserve(count);
+                let finite = convert(wave, stored, &mut values.spare_capacity_mut()[..count]);
+                // SAFETY: `convert` has written all of the `count` elements.
+                unsafe { values.set_len(values.len() + count) };
+                Ok(finite)
+            }
+            #[cfg(feature = "cuda")]
+            Self::Card(upload) => upload.append(count, |out| convert(wave, stored, out)),
+        }
+    }
+
+    fn finish(self, shape: &[usize], device: &Device) -> candle_core::Result<Tensor> {
+        match self {
+            Self::Host(values) => Tensor::from_vec(values, shape, device),
+            #[cfg(feature = "cuda")]
+            Self::Card(upload) => upload.finish(shape),
+        }
+    }
+}
+
 fn stream<T: Target>(
     file: &File,
     path: &Path,
@@ -207,10 +279,7 @@ fn stream<T: Target>(
     device: &Device,
     hash: bool,
 ) -> Result<(Tensor, Option<String>)> {
-    let mut values: Vec<T> = Vec::new();
-    values
-        .try_reserve_exact(entry.elements())
-        .map_err(|_| Error::io(path, io::Error::from(io::ErrorKind::OutOfMemory)))?;
+    let mut place = Place::<T>::new(path, entry, device)?;
     let mut hasher = hash.then(Sha256::new);
     let range = Range {
         file,
@@ -226,15 +295,16 @@ fn stream<T: Target>(
                     hasher.update(wave);
                 }
             },
-            || convert(wave, entry.dtype, &mut values),
+            || place.append(wave, entry.dtype),
         );
-        match finite {
+        match finite? {
             Finite::All => Ok(()),
             Finite::StoredNot => Err(not_finite(path, name)),
             Finite::TooLarge => Err(too_large(path, name, T::DTYPE)),
         }
     })?;
-    let tensor = Tensor::from_vec(values, entry.shape.as_slice(), device)
+    let tensor = place
+        .finish(&entry.shape, device)
         .context(|| format!("tensor `{name}` of {}", path.display()))?;
     Ok((tensor, hasher.map(|hasher| hex(&hasher.finalize()))))
 }
@@ -272,21 +342,13 @@ enum Finite {
     StoredNot,
 }
 
-/// Appends the elements of `wave` to `values`, which has the room.
-#[allow(unsafe_code)]
-fn convert<T: Target>(wave: &[u8], stored: StoredDType, values: &mut Vec<T>) -> Finite {
-    let size = stored.size();
-    let count = wave.len() / size;
-    values.reserve(count);
-    let finite = values.spare_capacity_mut()[..count]
-        .par_chunks_mut(PART)
-        .zip(wave.par_chunks(PART * size))
+/// Writes the elements of `wave`, as many as `out` has; every one is written.
+fn convert<T: Target>(wave: &[u8], stored: StoredDType, out: &mut [MaybeUninit<T>]) -> Finite {
+    out.par_chunks_mut(PART)
+        .zip(wave.par_chunks(PART * stored.size()))
         .map(|(out, bytes)| convert_part(bytes, stored, out))
         .max()
-        .unwrap_or(Finite::All);
-    // SAFETY: the parts cover `count` elements, and every part has been written completely.
-    unsafe { values.set_len(values.len() + count) };
-    finite
+        .unwrap_or(Finite::All)
 }
 
 /// Writes every element of `out`.

@@ -94,6 +94,21 @@ impl VarBuilder {
         }
     }
 
+    /// Where the tensors come from.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn source(&self) -> Arc<dyn TensorSource> {
+        Arc::clone(&self.source)
+    }
+
+    /// The same place in another source.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn with_source(&self, source: Arc<dyn TensorSource>) -> Self {
+        Self {
+            source,
+            ..self.clone()
+        }
+    }
+
     fn full(&self, name: &str) -> String {
         match (self.prefix.is_empty(), name.is_empty()) {
             (true, _) => name.to_owned(),

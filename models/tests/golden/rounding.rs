@@ -28,6 +28,7 @@ fn distance(found: &Tensor, wanted: &Tensor) -> f64 {
 
 /// With `--nocapture` this prints the table of docs/numerics.md.
 #[test]
+#[allow(clippy::print_stdout)]
 fn bf16_stays_near_float32_in_both_roundings() {
     for (kind, name) in [("ti2v-5b", "i2v"), ("i2v-a14b", "i2v"), ("t2v-a14b", "t2v")] {
         let (run, reference) = fixture::run(kind, name);
@@ -66,6 +67,13 @@ fn bf16_stays_near_float32_in_both_roundings() {
         let [diffusers, official] = [distances[0][0], distances[1][0]];
         assert!(official < diffusers, "{kind}: {official:?}, {diffusers:?}");
     }
+}
+
+#[test]
+fn tf32_is_for_cards_only() {
+    let checkpoint = Checkpoint::open(fixture::folder("ti2v-5b")).unwrap();
+    let refused = WanPipeline::new(checkpoint, Precision::Tf32, &Device::Cpu, Offload::None);
+    assert!(refused.unwrap_err().to_string().contains("use f32"));
 }
 
 #[test]

@@ -32,7 +32,9 @@ fn samplers_walk_as_their_references() {
         let mut sample = get("start").clone();
         for step in 0..steps {
             let velocity = get("velocity").get(step).unwrap();
-            sample = sampler.step(step, &velocity, &sample).unwrap();
+            sample = sampler
+                .step(step, scheduler::Velocity::plain(&velocity), &sample)
+                .unwrap();
             let wanted = get("latents").get(step).unwrap();
             gate.close(&format!("latents.{step:02}"), &sample, &wanted, COMPONENT);
         }

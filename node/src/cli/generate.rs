@@ -11,6 +11,7 @@ use anyhow::Result;
 use candle_core::Tensor;
 use clap::{Args, ValueEnum};
 use leoma_models::noise::NoiseSource;
+use leoma_models::rounding::Rounding;
 use leoma_models::scheduler::SchedulerKind;
 use leoma_models::wan::pipeline::{Observer, Stage};
 use leoma_models::wan::plan::Memory;
@@ -129,9 +130,12 @@ pub(super) struct GenerateArgs {
     /// Family of defaults: leoma, diffusers or official.
     #[arg(long, default_value = "leoma", env = "LEOMA_NODE_PRESET")]
     preset: Preset,
-    /// Number types: f32, bf16, f16 or fp8 (transformer blocks in 8 bits; lossy).
+    /// Number types: f32, bf16, f16, fp8 (transformer blocks in 8 bits; lossy) or tf32 (on a card; lossy).
     #[arg(long, default_value = "f32", env = "LEOMA_NODE_DTYPE")]
     dtype: Precision,
+    /// Where bf16 rounds: diffusers, or official (residual stream, guidance and VAE in f32).
+    #[arg(long, default_value = "diffusers", env = "LEOMA_NODE_ROUNDING")]
+    rounding: Rounding,
     /// Where to compute: cpu, cuda, cuda:N or auto.
     #[arg(long, default_value = "auto", env = "LEOMA_NODE_DEVICE")]
     device: DeviceArg,
@@ -257,7 +261,8 @@ fn run_here(args: &GenerateArgs) -> Result<()> {
         text_encoder: args.text_encoder_device,
         limit: args.memory_limit.map(|limit| limit.0),
     };
-    let mut generator = Generator::open(&args.files.with(model), args.dtype, &device, memory)?;
+    let mut generator = Generator::open(&args.files.with(model), args.dtype, &device, memory)?
+        .with_rounding(args.rounding)?;
     for warning in generator.pipeline().checkpoint().warnings() {
         eprintln!("warning: {warning}");
     }
@@ -325,12 +330,14 @@ fn run_here(args: &GenerateArgs) -> Result<()> {
                 "output": written,
                 "seed": settings.params.seed,
                 "parameters": settings.parameters(),
+                "bf16_rounding": generator.pipeline().rounding().map(Rounding::as_str),
                 "stages": report.stages,
                 "peak_memory_bytes": report.peak_memory_bytes,
                 "checkpoint_digest": report.checkpoint_digest,
                 "precision": args.dtype.as_str(),
                 "lossy": args.dtype.is_lossy(),
                 "loras": generator.pipeline().checkpoint().loras(),
+                "attention": generator.attention().backend.to_string(),
             });
             println!("{object}");
         }

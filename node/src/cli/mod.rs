@@ -4,6 +4,7 @@
 //! (disk, memory), 2 bad input (option, file, checkpoint), 69 this build or machine cannot do it, 75 the
 //! device is lost, 130 interrupted.
 
+mod bench;
 mod completions;
 mod config;
 mod doctor;
@@ -89,6 +90,8 @@ enum Command {
     /// Look at checkpoints, or make a tiny one to try things with.
     #[command(subcommand)]
     Models(models::ModelsCommand),
+    /// Measure how long clips take on this machine (runs leoma-bench, which lies beside this program).
+    Bench(bench::BenchArgs),
     /// Check what this machine has and lacks for a role, and say what to do.
     Doctor(doctor::DoctorArgs),
     /// Show settings and where they come from.
@@ -104,7 +107,7 @@ enum Command {
 const GROUPS: [(&str, &[&str]); 4] = [
     ("Video", &["generate", "serve"]),
     ("Checkpoints", &["models"]),
-    ("This machine", &["doctor", "config"]),
+    ("This machine", &["bench", "doctor", "config"]),
     ("Shell", &["completions", "man", "help"]),
 ];
 
@@ -167,6 +170,7 @@ fn dispatch() -> anyhow::Result<ExitCode> {
         Command::Generate(args) => generate::run(*args, resolved.origins())?,
         Command::Serve(args) => serve::run(*args)?,
         Command::Models(command) => models::run(command)?,
+        Command::Bench(args) => bench::run(&args)?,
         Command::Doctor(args) => return doctor::run(&args, config),
         Command::Config(command) => config::run(&command, config)?,
         Command::Completions(args) => completions::run(&args)?,

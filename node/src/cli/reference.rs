@@ -9,7 +9,7 @@ use clap::{Arg, Command};
 use super::layers::{flag, has_settings, is_secret, settings};
 
 /// Variables that are no settings of a subcommand.
-const OTHER_VARIABLES: [(&str, &str); 12] = [
+const OTHER_VARIABLES: [(&str, &str); 13] = [
     ("LEOMA_NODE_CONFIG", "Configuration file, as `--config`."),
     (
         "LEOMA_NODE_LOG",
@@ -31,6 +31,11 @@ const OTHER_VARIABLES: [(&str, &str); 12] = [
     (
         "CUDA_VISIBLE_DEVICES",
         "Cards or MIG slices that are seen, as for every CUDA program.",
+    ),
+    (
+        "LEOMA_NODE_ATTENTION",
+        "Where the search for an attention kernel begins: `auto` (default), `leoma` (without cuDNN), \
+         `chunked` (without fused kernels).",
     ),
     (
         "LEOMA_KERNELS_ISA",

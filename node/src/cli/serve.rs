@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 use candle_core::Device;
 use clap::Args;
+use leoma_models::rounding::Rounding;
 use leoma_models::{Error, Precision};
 use secrecy::SecretString;
 
@@ -147,7 +148,7 @@ pub(super) struct ServeArgs {
         help_heading = "Generation"
     )]
     profile: Profile,
-    /// Number types: f32, bf16, f16 or fp8 (transformer blocks in 8 bits; lossy).
+    /// Number types: f32, bf16, f16, fp8 (transformer blocks in 8 bits; lossy) or tf32 (on a card; lossy).
     #[arg(
         long,
         default_value = "f32",
@@ -155,6 +156,14 @@ pub(super) struct ServeArgs {
         help_heading = "Generation"
     )]
     dtype: Precision,
+    /// Where bf16 rounds: diffusers, or official (residual stream, guidance and VAE in f32).
+    #[arg(
+        long,
+        default_value = "diffusers",
+        env = "LEOMA_NODE_ROUNDING",
+        help_heading = "Generation"
+    )]
+    rounding: Rounding,
     /// Where to compute: cpu, cuda, cuda:N or auto.
     #[arg(
         long,
@@ -346,6 +355,7 @@ impl ServeArgs {
                 revision: self.revision,
                 preset: self.preset,
                 precision: self.dtype,
+                rounding: self.rounding,
                 device,
                 memory: MemoryOptions {
                     offload: self.offload,

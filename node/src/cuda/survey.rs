@@ -298,23 +298,23 @@ mod tests {
     use super::*;
     use crate::cuda::Card;
 
-    fn driver(version: u32, capabilities: &[(u32, u32)]) -> Result<Driver, Problem> {
+    fn driver(version: u32, capabilities: &[(u32, u32)]) -> Driver {
         let card = |capability: &(u32, u32)| Card {
             name: "a card".into(),
             capability: *capability,
             memory_bytes: 1 << 34,
         };
-        Ok(Driver {
+        Driver {
             folder: None,
             version: Version(version),
             cards: capabilities.iter().map(card).collect(),
-        })
+        }
     }
 
     #[test]
     fn the_card_asked_for_must_be_there_and_new_enough() {
         let needed = Some(Version(13000));
-        let hopper = driver(13000, &[(9, 0), (7, 5)]);
+        let hopper = Ok(driver(13000, &[(9, 0), (7, 5)]));
         assert_eq!(card_problem(&hopper, needed, 0), None);
         assert!(matches!(
             card_problem(&hopper, needed, 1),
@@ -325,10 +325,10 @@ mod tests {
             Some(Problem::NoSuchCard { count: 2, .. })
         ));
         assert!(matches!(
-            card_problem(&driver(12080, &[(9, 0)]), needed, 0),
+            card_problem(&Ok(driver(12080, &[(9, 0)])), needed, 0),
             Some(Problem::OldDriver { .. })
         ));
-        assert_eq!(card_problem(&driver(13010, &[(8, 0)]), needed, 0), None);
+        assert_eq!(card_problem(&Ok(driver(13010, &[(8, 0)])), needed, 0), None);
     }
 
     #[test]

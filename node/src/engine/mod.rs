@@ -156,6 +156,8 @@ pub struct ModelInfo {
     pub preset: String,
     /// Number types: `f32`, `bf16`, `f16`, `fp8`.
     pub dtype: String,
+    /// Where bf16 rounds: `diffusers` or `official`; null where nothing is bf16.
+    pub bf16_rounding: Option<String>,
     /// Whether clips lose precision that the checkpoint does not ask to lose (`fp8`).
     pub lossy: bool,
     /// LoRAs in the weights: file, SHA-256, strength, experts.
@@ -163,6 +165,8 @@ pub struct ModelInfo {
     pub loras: Vec<leoma_models::weights::LoraReport>,
     /// Device: `cpu`, `cuda:0`, …
     pub device: String,
+    /// What computes attention: `cpu-flash`, `cudnn-sdpa 9.19.0`, `leoma-mma`, …
+    pub attention: String,
     /// Whether clips can be made from a prompt alone.
     pub text_to_video: bool,
     /// Whether clips can be made from a prompt and a first frame.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use candle_core::Device;
 use leoma_models::Precision;
+use leoma_models::rounding::Rounding;
 use leoma_models::wan::cost;
 use leoma_models::wan::pipeline::{self, Observer};
 use leoma_models::wan::plan::{Memory, MemoryPlan, PlanRequest};
@@ -77,6 +78,8 @@ pub struct WanOptions {
     pub preset: Preset,
     /// Number types.
     pub precision: Precision,
+    /// Where bf16 rounds.
+    pub rounding: Rounding,
     /// Where to compute.
     pub device: Device,
     /// How memory is used.
@@ -107,7 +110,9 @@ impl WanBackend {
             memory,
             ..
         } = &options;
-        let mut generator = Generator::open(files, *precision, device, *memory)?.serving();
+        let mut generator = Generator::open(files, *precision, device, *memory)?
+            .with_rounding(options.rounding)?
+            .serving();
         for warning in generator.pipeline().checkpoint().warnings() {
             tracing::warn!("{warning}");
         }
@@ -144,9 +149,15 @@ impl Backend for WanBackend {
             digest: Some(checkpoint.digest()),
             revision: revision.clone(),
             dtype: precision.as_str().to_owned(),
+            bf16_rounding: self
+                .generator
+                .pipeline()
+                .rounding()
+                .map(|rounding| rounding.as_str().to_owned()),
             lossy: precision.is_lossy(),
             loras: checkpoint.loras().to_vec(),
             device: device_name(device),
+            attention: self.generator.attention().backend.to_string(),
             ..model_info(name, checkpoint.kind(), *preset)
         }
     }
@@ -313,9 +324,11 @@ pub(super) fn model_info(name: String, kind: ModelKind, preset: Preset) -> Model
         revision: None,
         preset: preset.name().to_owned(),
         dtype: "f32".into(),
+        bf16_rounding: None,
         lossy: false,
         loras: Vec::new(),
         device: "cpu".into(),
+        attention: "cpu-flash".into(),
         text_to_video: kind != ModelKind::I2vA14b,
         image_to_video: matches!(kind, ModelKind::I2vA14b | ModelKind::Ti2v5b),
         // 720 is not a multiple of the 5B model's 32 pixels.

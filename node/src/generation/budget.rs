@@ -206,6 +206,14 @@ impl Planning {
         self.options.offload = offload;
     }
 
+    /// Plans for another way of computing from now on; the offload mode stays.
+    pub fn set_options(&mut self, options: PlanOptions) {
+        self.options = PlanOptions {
+            offload: self.options.offload,
+            ..options
+        };
+    }
+
     /// The plan of a generation.
     pub fn plan(&self, request: PlanRequest) -> MemoryPlan {
         MemoryPlan::new(&self.sizes, request, self.options)
@@ -289,6 +297,7 @@ impl Planning {
         if self.options.dtype == candle_core::DType::F32 {
             let options = PlanOptions {
                 dtype: candle_core::DType::BF16,
+                wide: candle_core::DType::BF16,
                 ..self.options
             };
             if let Some(mode) = tries(options) {
@@ -313,6 +322,7 @@ mod tests {
     fn planning(kind: ModelKind, dtype: DType, device: u64) -> Planning {
         let options = PlanOptions {
             dtype,
+            wide: dtype,
             accelerator: true,
             offload: Offload::None,
             text_on_cpu: false,

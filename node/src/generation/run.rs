@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
-use leoma_models::Precision;
+use leoma_models::rounding::Rounding;
 use leoma_models::wan::pipeline::{GenerateParams, LatentClip, Observer, Offload, WanPipeline};
 use leoma_models::wan::plan::{MemoryPlan, ModelSizes, PlanRequest};
 use leoma_models::weights::{Checkpoint, ModelFiles, validate};
+use leoma_models::{AttentionChoice, Precision};
 use serde::Serialize;
 
 use super::budget::{Budget, MemoryOptions, OffloadChoice, Planning, TextEncoderDevice};
@@ -141,6 +142,7 @@ pub struct Generator {
     planning: Planning,
     /// Whether the offload mode is still to be chosen.
     automatic: bool,
+    attention: AttentionChoice,
 }
 
 impl Generator {
@@ -168,6 +170,9 @@ impl Generator {
         if memory.text_encoder == TextEncoderDevice::Cpu {
             pipeline = pipeline.with_text_encoder_on(Device::Cpu);
         }
+        // Before memory is measured: cuDNN takes some.
+        let attention = pipeline.attention()?;
+        tracing::info!(backend = %attention.backend, reason = attention.reason, "attention");
         let budget = Budget::measure(device, memory.limit);
         let planning = Planning::new(sizes, pipeline.plan_options(), budget);
         Ok(Self {
@@ -175,6 +180,7 @@ impl Generator {
             resolver,
             planning,
             automatic,
+            attention,
         })
     }
 
@@ -216,6 +222,16 @@ impl Generator {
         Ok(plan)
     }
 
+    /// Follows another reference's rounding; what was loaded is dropped.
+    ///
+    /// # Errors
+    /// As [`WanPipeline::with_rounding`].
+    pub fn with_rounding(mut self, rounding: Rounding) -> Result<Self> {
+        self.pipeline = self.pipeline.with_rounding(rounding)?;
+        self.planning.set_options(self.pipeline.plan_options());
+        Ok(self)
+    }
+
     /// Reads all weights that stay in memory.
     ///
     /// # Errors
@@ -227,6 +243,11 @@ impl Generator {
     /// Decides what requests mean for this checkpoint.
     pub fn resolver(&self) -> &Resolver {
         &self.resolver
+    }
+
+    /// What computes attention.
+    pub fn attention(&self) -> &AttentionChoice {
+        &self.attention
     }
 
     /// The pipeline, for callers that need more than a clip.
@@ -364,6 +385,9 @@ impl Denoised {
             return Err(error);
         }
         let timings = result?;
+        for reason in leoma_models::conv3d_refusals() {
+            tracing::debug!(reason, "a convolution that cuDNN does not compute");
+        }
         let (media, video_encode_s) = frames.finish()?;
         let report = Report {
             stages: StageSeconds {

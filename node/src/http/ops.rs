@@ -185,10 +185,14 @@ struct Model {
     kind: String,
     /// Number types: `f32`, `bf16`, `f16`, `fp8`.
     dtype: String,
+    /// Where bf16 rounds: `diffusers` or `official`; null where nothing is bf16.
+    bf16_rounding: Option<String>,
     /// Whether clips lose precision that the checkpoint does not ask to lose (`fp8`).
     lossy: bool,
     /// Where it runs.
     device: String,
+    /// What computes attention.
+    attention: String,
     /// `text_to_video`, `image_to_video`.
     tasks: Vec<&'static str>,
     /// What the preset fills in, by field name.
@@ -218,8 +222,10 @@ async fn models(State(app): State<App>) -> Result<Json<ModelList>, ApiError> {
             owned_by: "local",
             kind: info.kind.clone(),
             dtype: info.dtype.clone(),
+            bf16_rounding: info.bf16_rounding.clone(),
             lossy: info.lossy,
             device: info.device.clone(),
+            attention: info.attention.clone(),
             tasks: tasks
                 .into_iter()
                 .filter(|(_, can)| *can)

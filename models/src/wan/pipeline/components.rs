@@ -185,6 +185,11 @@ impl Components {
         Ok(())
     }
 
+    /// Type of residual stream, velocity and VAE.
+    pub(super) fn wide(&self) -> DType {
+        self.rounding.wide(self.precision.dtype())
+    }
+
     pub(super) fn rounding(&self) -> Option<Rounding> {
         (self.precision.dtype() == DType::BF16).then_some(self.rounding)
     }
@@ -200,7 +205,7 @@ impl Components {
             _ => &self.device,
         };
         let dtype = match component {
-            Component::Vae => self.rounding.wide(self.precision.dtype()),
+            Component::Vae => self.wide(),
             _ => self.precision.dtype(),
         };
         let vb = VarBuilder::new(source, dtype, device);

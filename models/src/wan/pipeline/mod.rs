@@ -13,6 +13,7 @@ mod params;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
+use leoma_kernels::{AttentionChoice, allow_tf32, attention_backend};
 
 pub use components::{Expert, Offload};
 pub use latent_clip::LatentClip;
@@ -26,9 +27,9 @@ use super::vae::VaeParts;
 use crate::error::{Error, Result};
 use crate::precision::Precision;
 use crate::rounding::Rounding;
-use crate::scheduler;
+use crate::scheduler::{self, Velocity};
 use crate::text::{PromptTokenizer, clean_prompt};
-use crate::weights::{Checkpoint, ModelKind};
+use crate::weights::{Checkpoint, Component, ModelKind};
 
 /// Range of the model's timesteps.
 const NUM_TRAIN_TIMESTEPS: f64 = 1000.0;
@@ -50,13 +51,22 @@ impl WanPipeline {
     /// Prepares a checkpoint; weights are read when first needed, or by [`WanPipeline::load`].
     ///
     /// # Errors
-    /// [`Error::Artifact`] when the tokenizer cannot be read.
+    /// [`Error::Artifact`] when the tokenizer cannot be read, [`Error::Caller`] for a precision that the
+    /// device does not have.
     pub fn new(
         checkpoint: Checkpoint,
         precision: Precision,
         device: &Device,
         offload: Offload,
     ) -> Result<Self> {
+        if precision == Precision::Tf32 && device.is_cpu() {
+            return Err(Error::caller(
+                "dtype",
+                "tf32 is a mode of a card's matrix products; on the CPU use f32",
+            ));
+        }
+        // One setting of the process, as there is one model.
+        allow_tf32(precision == Precision::Tf32);
         let tokenizer = PromptTokenizer::open(checkpoint.tokenizer_dir())?;
         Ok(Self {
             components: Components::new(checkpoint, precision, device.clone(), offload),
@@ -104,6 +114,7 @@ impl WanPipeline {
     pub fn plan_options(&self) -> PlanOptions {
         PlanOptions {
             dtype: self.components.precision().dtype(),
+            wide: self.components.wide(),
             accelerator: !self.components.device().is_cpu(),
             offload: self.components.offload(),
             text_on_cpu: self.components.text_device().is_cpu(),
@@ -114,6 +125,21 @@ impl WanPipeline {
     /// The number types it computes with.
     pub fn precision(&self) -> Precision {
         self.components.precision()
+    }
+
+    /// What computes the attention of the transformers, and why it is not something faster. May build a
+    /// small plan on the device the first time.
+    ///
+    /// # Errors
+    /// [`Error::Caller`] when `LEOMA_NODE_ATTENTION` has no meaning.
+    pub fn attention(&self) -> Result<AttentionChoice> {
+        let config = self.checkpoint().transformer_config(Component::Transformer);
+        attention_backend(
+            self.components.device(),
+            self.components.precision().dtype(),
+            config.attention_head_dim,
+        )
+        .map_err(|error| Error::caller("LEOMA_NODE_ATTENTION", error.to_string()))
     }
 
     /// Reads everything that stays in memory, so that the first request does not pay for it. With
@@ -341,10 +367,9 @@ impl WanPipeline {
             params.height / vae.spatial_stride(),
             params.width / vae.spatial_stride(),
         ];
-        Ok(params
+        params
             .noise
-            .sample(params.seed, &shape)?
-            .to_device(self.components.device())?)
+            .sample_on(params.seed, &shape, self.components.device())
     }
 
     fn encode_image(
@@ -464,11 +489,11 @@ impl WanPipeline {
                     observer.tensor(&name, &uncond.unsqueeze(0)?)?;
                 }
             }
-            let velocity = match uncond {
-                None => cond,
-                Some(uncond) => guide(&cond, &uncond, guidance)?,
+            let velocity = match &uncond {
+                None => Velocity::plain(&cond),
+                Some(uncond) => Velocity::guided(&cond, uncond, guidance),
             };
-            latents = sampler.step(step, &velocity, &latents)?;
+            latents = sampler.step(step, velocity, &latents)?;
             if observer.wants_tensors() {
                 observer.tensor(&format!("latents.{step:02}"), &latents.unsqueeze(0)?)?;
             }
@@ -506,42 +531,10 @@ impl WanPipeline {
     }
 }
 
-/// `v_u + g (v_c - v_u)`, every operation rounded to the velocities' type.
-fn guide(cond: &Tensor, uncond: &Tensor, guidance: f64) -> Result<Tensor> {
-    // The scale itself is f32 and not rounded to 16 bits.
-    let scaled = ((cond - uncond)?.to_dtype(DType::F32)? * guidance)?;
-    Ok((uncond + scaled.to_dtype(uncond.dtype())?)?)
-}
-
 fn stop_if(cancelled: &dyn Fn() -> bool) -> Result<()> {
     if cancelled() {
         Err(Error::Cancelled)
     } else {
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn guidance_rounds_after_every_operation_but_not_its_scale() {
-        let tensor = |x: f32, dtype| {
-            let x = Tensor::new(&[x], &Device::Cpu).unwrap();
-            x.to_dtype(dtype).unwrap()
-        };
-        // Numbers of bf16 near 331.5 are 2 apart; a scale rounded to bf16 (1.296875) would give 330.
-        for (dtype, expected) in [(DType::F32, 331.5), (DType::BF16, 332.0)] {
-            let guided = guide(&tensor(255.0, dtype), &tensor(0.0, dtype), 1.3).unwrap();
-            assert_eq!(guided.dtype(), dtype);
-            let guided = guided
-                .to_dtype(DType::F32)
-                .unwrap()
-                .to_vec1::<f32>()
-                .unwrap()[0];
-            assert!((guided - expected).abs() < 1e-3, "{dtype:?}: {guided}");
-        }
     }
 }

@@ -127,12 +127,22 @@ pub(super) struct Machine {
     pub(super) threads: usize,
     /// Bytes of an element of the compute type.
     pub(super) element: usize,
+    /// Bytes of an element of the residual stream, the velocity and the VAE.
+    pub(super) wide: usize,
 }
 
 /// Bytes of an element of f32.
 pub(super) const F32: usize = 4;
 
 impl Machine {
+    /// For what computes in the wider type.
+    pub(super) fn widened(&self) -> Self {
+        Self {
+            element: self.wide,
+            ..self.clone()
+        }
+    }
+
     /// `count` elements of `element` bytes.
     pub(super) fn bytes(&self, count: usize, element: usize) -> Bytes {
         self.ledger.take(self.memory, Use::Work, count * element)
@@ -294,6 +304,23 @@ pub(super) fn buffers(elements: usize) -> usize {
     crate::weights::read_buffers(elements * F32)
 }
 
+/// The most bytes at once while `layers` are loaded in order, as [`load`] takes them.
+pub(super) fn loading_peak(m: &Machine, layers: &[Layer]) -> usize {
+    let mut before = 0;
+    let mut most = 0;
+    for layer in layers {
+        let buffers = buffers(layer.raw.max(layer.held) / m.element);
+        let reading = layer.raw + layer.passing + buffers;
+        let building = match layer.raw {
+            0 => layer.held + buffers,
+            raw => raw + layer.passing + layer.held,
+        };
+        most = most.max(before + reading.max(building));
+        before += layer.held;
+    }
+    most
+}
+
 /// Loads `layers` in order.
 pub(super) fn load(m: &Machine, layers: &[Layer]) -> Vec<Bytes> {
     layers
@@ -328,6 +355,7 @@ mod tests {
             cpu,
             threads: 2,
             element,
+            wide: element,
         }
     }
 

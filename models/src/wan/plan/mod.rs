@@ -39,6 +39,8 @@ pub const WORKSPACE: u64 = 128 << 20;
 pub struct PlanOptions {
     /// Compute type.
     pub dtype: DType,
+    /// Type of residual stream, velocity and VAE: wider than the compute type with official rounding.
+    pub wide: DType,
     /// Whether the model runs on an accelerator with memory of its own.
     pub accelerator: bool,
     /// What stays in memory.
@@ -226,6 +228,8 @@ struct Planner<'a> {
     main: Machine,
     text: Machine,
     stages: Vec<StagePlan>,
+    /// The pinned buffers that weights are copied to an accelerator from; they stay.
+    _pinned: Option<Bytes>,
 }
 
 impl<'a> Planner<'a> {
@@ -237,11 +241,21 @@ impl<'a> Planner<'a> {
             cpu,
             threads: options.threads,
             element: options.dtype.size_in_bytes(),
+            wide: options.wide.size_in_bytes(),
         };
+        let pinned = options.accelerator.then(|| {
+            let waves = loaders(options.threads) * ledger::buffers(usize::MAX / F32);
+            Machine {
+                memory: Memory::Host,
+                ..machine(false)
+            }
+            .bytes(waves, 1)
+        });
         Self {
             sizes,
             request,
             options,
+            _pinned: pinned,
             main: machine(!options.accelerator),
             text: machine(!options.accelerator || options.text_on_cpu),
             ledger,
@@ -290,6 +304,7 @@ impl<'a> Planner<'a> {
 
     fn components(&self) -> Vec<ComponentBytes> {
         let m = &self.main;
+        let v = &m.widened();
         let part = |name, m: &Machine, bytes: usize| ComponentBytes {
             name,
             memory: m.memory,
@@ -305,8 +320,8 @@ impl<'a> Planner<'a> {
             parts.push(part(name, m, cfg.num_layers * block + outer));
         }
         let vae = &self.sizes.vae;
-        parts.push(part("vae encoder", m, held(&vae::encoder_layers(m, vae))));
-        parts.push(part("vae decoder", m, held(&vae::decoder_layers(m, vae))));
+        parts.push(part("vae encoder", m, held(&vae::encoder_layers(v, vae))));
+        parts.push(part("vae decoder", m, held(&vae::decoder_layers(v, vae))));
         let text = held(&text::layers(&self.text, &self.sizes.text));
         parts.push(part("text encoder", &self.text, text));
         parts
@@ -315,6 +330,7 @@ impl<'a> Planner<'a> {
     fn run(mut self) -> MemoryPlan {
         let (sizes, request, options) = (self.sizes, self.request, self.options);
         let m = self.main.clone();
+        let v = m.widened();
         let keeps = options.offload.keeps();
         let clip = Clip {
             frames: request.num_frames,
@@ -322,13 +338,13 @@ impl<'a> Planner<'a> {
             width: request.width,
         };
 
-        let encoder_layers = vae::encoder_layers(&m, &sizes.vae);
-        let decoder_layers = vae::decoder_layers(&m, &sizes.vae);
+        let encoder_layers = vae::encoder_layers(&v, &sizes.vae);
+        let decoder_layers = vae::decoder_layers(&v, &sizes.vae);
         let text_layers = text::layers(&self.text, &sizes.text);
         let mut resident = Vec::new();
         if options.offload != Offload::Blocks {
-            resident.extend(load(&m, &encoder_layers));
-            resident.extend(load(&m, &decoder_layers));
+            resident.extend(load(&v, &encoder_layers));
+            resident.extend(load(&v, &decoder_layers));
         }
         if keeps {
             resident.extend(load(&self.text, &text_layers));
@@ -348,11 +364,11 @@ impl<'a> Planner<'a> {
         self.denoise(prompts, frames, cells, condition.is_some());
         drop((embeds, condition));
 
-        let loaded = (options.offload == Offload::Blocks).then(|| load(&m, &decoder_layers));
+        let loaded = (options.offload == Offload::Blocks).then(|| load(&v, &decoder_layers));
         let before = Memory::ALL.map(|memory| self.ledger.held(memory));
         let _weights = loaded;
         let sink_memory = self.host();
-        vae::decode(&m, &sizes.vae, clip, &mut |count| {
+        vae::decode(&v, &sizes.vae, clip, &mut |count| {
             // Floats copied out, then bytes.
             let _floats = sink_memory.f32(count);
             let _bytes = sink_memory.bytes(count, 1);
@@ -410,7 +426,7 @@ impl<'a> Planner<'a> {
         if !self.request.with_image {
             return None;
         }
-        let m = self.main.clone();
+        let m = self.main.widened();
         let (kind, vae) = (self.sizes.kind, &self.sizes.vae);
         let loaded = (self.options.offload == Offload::Blocks).then(|| load(&m, layers));
         let copied = (!m.cpu).then(|| m.f32(3 * clip.height * clip.width));
@@ -444,19 +460,21 @@ impl<'a> Planner<'a> {
                 Offload::Experts => self.expert(index),
                 Offload::Blocks => load(&m, &transformer::outer_layers(&m, cfg)),
             };
+            // An accelerator's blocks come from copies in the machine's memory.
+            let copies =
+                (streamed && !m.cpu).then(|| self.host().weights(cfg.num_layers * held(&layers)));
             let blocks = |index: usize| -> Vec<Bytes> {
                 if !streamed {
                     return Vec::new();
                 }
                 let mut taken = vec![m.weights(held(&layers))];
                 if index + 1 < cfg.num_layers {
-                    taken.push(m.weights(held(&layers)));
-                    // The next block is complete when the computation of this one is at its peak, or its
-                    // largest tensor is being packed: the plan assumes the worse.
-                    let raw = layers.iter().map(|layer| layer.raw).max().unwrap_or(0);
-                    taken.push(m.bytes(raw, 1));
+                    let held = held(&layers);
+                    taken.push(m.weights(held));
+                    // The next block is complete when the computation of this one is at its peak, or is
+                    // where its loading takes most: the plan assumes the worse.
                     if m.cpu {
-                        taken.push(m.bytes(ledger::buffers(raw / m.element), 1));
+                        taken.push(m.bytes(ledger::loading_peak(&m, &layers) - held, 1));
                     }
                 }
                 taken
@@ -479,7 +497,7 @@ impl<'a> Planner<'a> {
                 prompts: if streamed { prompts } else { 1 },
             };
             self.step(&m, pass, prompts, latent, frames, with_image, &blocks);
-            drop((contexts, weights));
+            drop((contexts, weights, copies));
         }
         drop(history);
         self.end(PlanStage::Denoise);
@@ -502,10 +520,13 @@ impl<'a> Planner<'a> {
         for _ in 0..prompts / pass.prompts {
             velocities.extend(pass.forward(m, &mut |index| blocks(index)));
         }
+        let m = &m.widened();
         let velocity = if prompts == 2 {
             let difference = m.rows(latent);
+            // The scale is f32.
+            let single = (m.element != F32).then(|| [(); 2].map(|()| m.f32(latent)));
             let scaled = m.rows(latent);
-            drop(difference);
+            drop((difference, single));
             let sum = m.rows(latent);
             drop((scaled, velocities));
             sum

@@ -28,6 +28,7 @@ fn plan(
     };
     let options = PlanOptions {
         dtype: DType::BF16,
+        wide: DType::BF16,
         accelerator: true,
         offload,
         text_on_cpu,

@@ -14,15 +14,16 @@ pub(super) fn outer_layers(m: &Machine, cfg: &TransformerConfig) -> Vec<Layer> {
         element: F32,
         ..m.clone()
     };
+    let wide = m.widened();
     vec![
         Layer::linear(m, cfg.in_channels * patch, d, true),
         Layer::linear(&single, cfg.freq_dim, d, true),
         Layer::linear(&single, d, d, true),
-        Layer::linear(m, d, 6 * d, true),
+        Layer::linear(&wide, d, 6 * d, true),
         Layer::linear(m, cfg.text_dim, d, true),
         Layer::linear(m, d, d, true),
         Layer::plain(2 * d, F32),
-        Layer::linear(m, d, cfg.out_channels * patch, true),
+        Layer::linear(&wide, d, cfg.out_channels * patch, true),
     ]
 }
 
@@ -117,8 +118,8 @@ impl Pass<'_> {
                 update
             }
         };
-        let x1 = m.rows(l * d);
-        let hidden = if self.cfg.cross_attn_norm {
+        let x1 = m.bytes(l * d, m.wide);
+        let hidden = if self.cfg.cross_attn_norm || m.wide != m.element {
             m.rows(l * d)
         } else {
             x1.clone()
@@ -132,7 +133,7 @@ impl Pass<'_> {
             drop(projected);
             attend(CONTEXT_LEN)
         };
-        let x2 = m.rows(l * d);
+        let x2 = m.bytes(l * d, m.wide);
         let hidden = m.rows(l * d);
         drop((x1, update));
 
@@ -140,7 +141,7 @@ impl Pass<'_> {
         drop(hidden);
         let update = m.linear(l, d);
         drop(inner);
-        let x = m.rows(l * d);
+        let x = m.bytes(l * d, m.wide);
         drop((x2, update, table));
         x
     }
@@ -160,7 +161,11 @@ impl Pass<'_> {
         let rotary = m.f32(l * self.cfg.attention_head_dim);
         // temb and modulation
         let _time = m.f32(self.rows * 7 * d);
-        let mut streams = vec![m.linear(l, d); self.prompts];
+        let mut embedded = m.linear(l, d);
+        if m.wide != m.element {
+            embedded = m.bytes(l * d, m.wide);
+        }
+        let mut streams = vec![embedded; self.prompts];
         drop(tokens);
         for index in 0..self.cfg.num_layers {
             let _weights = blocks(index);
@@ -169,6 +174,7 @@ impl Pass<'_> {
             }
         }
         drop(rotary);
+        let m = &m.widened();
         streams
             .into_iter()
             .map(|_x| {

@@ -170,9 +170,7 @@ impl Layers<'_> {
     fn conv(&mut self, shape: [usize; 5], cfg: Conv3dConfig) {
         let count = shape.iter().product::<usize>();
         let (m, outputs) = (self.m, shape[0]);
-        self.list.push(if !m.cpu {
-            Layer::plain(count + outputs, m.element)
-        } else {
+        self.list.push(if m.cpu {
             let summed = if memory::is_doubled(shape, cfg) {
                 // Widened, three taps made two along one axis, then along the other.
                 let widened = if m.element == F32 { 0 } else { count };
@@ -185,6 +183,8 @@ impl Layers<'_> {
                 passing: summed,
                 held: memory::conv3d_weight(shape, cfg, m.element) + outputs * F32,
             }
+        } else {
+            Layer::plain(count + outputs, m.element)
         });
     }
 

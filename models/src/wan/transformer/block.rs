@@ -245,16 +245,13 @@ impl WanTransformerBlock {
         let hidden = layer_norm_modulate_to(x, &scale, &shift, first, self.eps, self.dtype)?;
         let update = self.attn1.forward(hidden, rotary)?;
         let gate = row(2)?;
-        let (x1, hidden) = match &self.norm2 {
-            Some((weight, bias)) => {
-                let norm = Norm::Affine { weight, bias };
-                residual_norm(x, &update, Some(&gate), &norm, first, self.eps)?
-            }
-            None => {
-                let x1 = gate_residual(x, &update, &gate, first)?;
-                let hidden = x1.to_dtype(self.dtype)?;
-                (x1, hidden)
-            }
+        let (x1, hidden) = if let Some((weight, bias)) = &self.norm2 {
+            let norm = Norm::Affine { weight, bias };
+            residual_norm(x, &update, Some(&gate), &norm, first, self.eps)?
+        } else {
+            let x1 = gate_residual(x, &update, &gate, first)?;
+            let hidden = x1.to_dtype(self.dtype)?;
+            (x1, hidden)
         };
         drop(update);
 

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use super::block::WanTransformerBlock;
+#[cfg(feature = "cuda")]
+use super::pinned::PinnedMover;
 use super::streaming::{FileMover, pass};
 use crate::error::{Error, Result};
 use crate::wan::TransformerConfig;
@@ -77,6 +79,12 @@ pub(super) enum Blocks {
         mover: FileMover,
         count: usize,
     },
+    /// Copied from pinned memory in every pass.
+    #[cfg(feature = "cuda")]
+    Pinned {
+        mover: PinnedMover,
+        count: usize,
+    },
 }
 
 impl Blocks {
@@ -92,6 +100,11 @@ impl Blocks {
                 let block = |index: usize| WanTransformerBlock::new(cfg, &vb.pp(index));
                 Self::Resident(in_parallel(cfg.num_layers, loaders, &block)?)
             }
+            #[cfg(feature = "cuda")]
+            BlockStorage::Streamed if vb.device().is_cuda() => Self::Pinned {
+                mover: PinnedMover::new(cfg, &vb, vb.device().as_cuda_device()?)?,
+                count: cfg.num_layers,
+            },
             BlockStorage::Streamed => Self::File {
                 mover: FileMover::new(cfg, vb),
                 count: cfg.num_layers,
@@ -110,6 +123,8 @@ impl Blocks {
                 .enumerate()
                 .try_for_each(|(index, block)| visit(index, block)),
             Self::File { mover, count } => pass(mover, *count, visit),
+            #[cfg(feature = "cuda")]
+            Self::Pinned { mover, count } => pass(mover, *count, visit),
         }
     }
 }

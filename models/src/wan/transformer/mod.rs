@@ -9,6 +9,8 @@ mod block;
 mod blocks;
 mod embedding;
 mod load;
+#[cfg(feature = "cuda")]
+mod pinned;
 mod rotary;
 mod streaming;
 

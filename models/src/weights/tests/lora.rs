@@ -279,7 +279,9 @@ fn alpha_of_diffusers_metadata() {
     stabilised["transformer.use_rslora"] = json!(true);
     for (layer, rank) in LAYERS {
         let change = changes.get_mut(&format!("{layer}.weight")).unwrap();
-        change.iter_mut().for_each(|v| *v *= (rank as f64).sqrt());
+        for v in change.iter_mut() {
+            *v *= (rank as f64).sqrt();
+        }
     }
     model.write(
         "a.safetensors",

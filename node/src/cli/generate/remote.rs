@@ -21,7 +21,7 @@ use crate::client::{Client, Update, Video};
 const MAX_KEY_BYTES: u64 = 4096;
 
 /// Options that are about the machine that computes, and why a request cannot carry them.
-const LOCAL_ONLY: [(&str, &str); 16] = [
+const LOCAL_ONLY: [(&str, &str); 17] = [
     ("model", "the server has its own checkpoint"),
     ("transformer", "the server has its own checkpoint"),
     ("transformer_2", "the server has its own checkpoint"),
@@ -29,6 +29,7 @@ const LOCAL_ONLY: [(&str, &str); 16] = [
     ("text_encoder", "the server has its own checkpoint"),
     ("lora", "the server was started with its own"),
     ("dtype", "the server was started with its own"),
+    ("rounding", "the server was started with its own"),
     ("device", "the server was started with its own"),
     ("offload", "the server was started with its own"),
     ("text_encoder_device", "the server was started with its own"),

@@ -27,7 +27,7 @@ use file::ConfigFile;
 use given::Given;
 
 /// Subcommands that have options but no settings: neither environment nor file changes what they do.
-const HELPERS: [&str; 5] = ["config", "completions", "doctor", "man", "help"];
+const HELPERS: [&str; 6] = ["bench", "config", "completions", "doctor", "man", "help"];
 
 /// Looks a variable up in the environment.
 pub(crate) type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;

@@ -2,14 +2,35 @@
 //!
 //! q [B, Lq, N, D], k and v [B, Lk, N, D], bias [N, Lq, Lk]; result [B, Lq, N, D].
 //!
-//! The CPU path works block by block (`flash.rs`) and reads the heads in place.
+//! One function, several ways, taken in this order ([`attention_backend`] says which):
+//!
+//! | way | where | takes |
+//! |---|---|---|
+//! | cuDNN's fused attention (`cudnn/sdpa.rs`) | a card with cuDNN 9.13.1 or newer | bf16, f16; D = 8, 16 .. 128 |
+//! | own kernel (`cuda/attention.cu`) | any card from 8.0 on | D up to 128; tensor cores in bf16 and f16 if 8 divides D |
+//! | portions of candle's operations (`chunked.rs`) | everywhere | everything |
+//! | blocks on the CPU (`flash.rs`) | CPU | everything |
+//!
+//! A bias, or a scale that is not positive, takes portions on a card. Nothing builds the score matrix.
+
+mod choice;
+mod chunked;
+mod fused;
+#[cfg(all(test, feature = "shim"))]
+mod tests;
 
 use crate::check;
 use crate::data::{Floats, View, per_dtype, tensor};
+use crate::device::{Target, target};
 use crate::flash::{Inputs, Sizes, flash};
 use crate::isa::Isa;
 use crate::simd::Element;
-use candle_core::{D, DType, Result, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
+
+pub use choice::{
+    AttentionBackend, AttentionChoice, AttentionPreference, attention_backend,
+    set_attention_preference,
+};
 
 /// Attention of `q` [B, Lq, N, D] over `k`, `v` [B, Lk, N, D] with the additive `bias` [N, Lq, Lk]
 /// (f32) if given. Errors if the shapes or dtypes disagree or there are no keys.
@@ -56,8 +77,21 @@ pub fn attention(
         check::float(OP, "bias", bias)?;
         check::dims(OP, "bias", bias, &[n, lq, lk])?;
     }
-    if !q.device().is_cpu() || q.elem_count() == 0 {
-        return attention_reference(q, k, v, scale, bias);
+    if q.elem_count() == 0 {
+        return q.zeros_like();
+    }
+    let preference = choice::preference()?;
+    let target = target(q);
+    if let Some(target) = &target
+        && bias.is_none()
+        && scale > 0.0
+        && scale.is_finite()
+        && let Some(out) = fused_attention(target, preference, q, k, v, scale)?
+    {
+        return Ok(out);
+    }
+    if target.is_some() || !q.device().is_cpu() || preference == AttentionPreference::Chunked {
+        return chunked::attention(q, k, v, scale, bias);
     }
     let sizes = Sizes {
         batch: b,
@@ -77,8 +111,27 @@ pub fn attention(
     tensor(out, q.dims(), q.dtype())
 }
 
-/// Queries handled at once by the reference, so that its score matrix stays bounded in long clips.
-const REFERENCE_ROWS: usize = 1024;
+/// Attention without a bias on the target's fused paths: cuDNN, then our own kernel. `None` where neither
+/// serves.
+fn fused_attention(
+    target: &Target,
+    preference: AttentionPreference,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    scale: f64,
+) -> Result<Option<Tensor>> {
+    #[cfg(any(feature = "cuda", feature = "shim"))]
+    if preference == AttentionPreference::Auto
+        && let Ok(out) = crate::cudnn::sdpa::attention(target, q, k, v, scale)
+    {
+        return Ok(Some(out));
+    }
+    match choice::own(target, preference, q.dtype(), q.dim(3)?) {
+        Ok(variant) => fused::attention(target, variant, q, k, v, scale).map(Some),
+        Err(_) => Ok(None),
+    }
+}
 
 /// Reference of [`attention`].
 pub fn attention_reference(
@@ -88,40 +141,5 @@ pub fn attention_reference(
     scale: f64,
     bias: Option<&Tensor>,
 ) -> Result<Tensor> {
-    // The CPU multiplies in f32; accelerators accumulate in f32 whatever the operands are.
-    let dtype = if q.device().is_cpu() {
-        DType::F32
-    } else {
-        q.dtype()
-    };
-    let lq = q.dim(1)?;
-    // [B, L, N, D] -> [B, N, L, D]
-    let heads_first = |x: &Tensor| x.to_dtype(dtype)?.transpose(1, 2)?.contiguous();
-    let (qs, ks, vs) = (heads_first(q)?, heads_first(k)?, heads_first(v)?);
-    let kt = ks.transpose(2, 3)?.contiguous()?;
-    let mut parts = Vec::new();
-    for start in (0..lq).step_by(REFERENCE_ROWS) {
-        let rows = REFERENCE_ROWS.min(lq - start);
-        let scores = qs.narrow(2, start, rows)?.contiguous()?.matmul(&kt)?;
-        let mut scores = (scores.to_dtype(DType::F32)? * scale)?;
-        if let Some(bias) = bias {
-            let bias = bias
-                .narrow(1, start, rows)?
-                .to_dtype(DType::F32)?
-                .unsqueeze(0)?;
-            scores = scores.broadcast_add(&bias)?;
-        }
-        let max = scores.max_keepdim(D::Minus1)?;
-        let weights = scores.broadcast_sub(&max)?.exp()?;
-        let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;
-        parts.push(weights.to_dtype(dtype)?.matmul(&vs)?);
-    }
-    if parts.is_empty() {
-        return q.zeros_like();
-    }
-    // [B, N, Lq, D] -> [B, Lq, N, D]
-    Tensor::cat(&parts, 2)?
-        .transpose(1, 2)?
-        .contiguous()?
-        .to_dtype(q.dtype())
+    chunked::attention(q, k, v, scale, bias)
 }

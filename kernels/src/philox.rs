@@ -1,23 +1,66 @@
-//! `torch.randn` with a CUDA generator, emulated for a card of any size.
+//! Standard normal noise as `torch.randn` draws it with a CUDA generator, for a card of any size.
 //!
 //! torch launches `T = 256 * min(ceil(n / 256), threads / 256)` threads. Thread `p` runs Philox4x32-10
 //! with the seed as key and counter `(call, 0, p, 0)`; each call yields four normals, which go to the
 //! elements `p + T * (4 * call + i)`, `i = 0..4` (ATen `DistributionTemplates.h`, curand
-//! `curand_normal.h`). The layout and the words are exact; sine and cosine are the card's fast
-//! intrinsics there and accurate here, which leaves differences of about 1e-6.
+//! `curand_normal.h`).
+//!
+//! On a card (`cuda/philox.cu`) words become normals with the operations and intrinsics that curand uses
+//! there. On the host the layout and the words are exact; sine and cosine are accurate where the card's are
+//! the fast ones, which leaves differences of about 1e-6.
 
+use candle_core::{DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::BLOCK;
+use crate::device::{Call, Grid, Target, target_of};
+
+/// Threads of one block in torch's CUDA normal kernel.
+const BLOCK: u64 = 256;
+
+/// Standard normal values `shape` f32 on `device`, as on a card whose largest launch has `threads`
+/// threads (multiprocessors x threads of each). **Errors** unless `threads` is a positive multiple of 256
+/// under 2^32.
+pub fn philox_normal(seed: u64, shape: &[usize], threads: u64, device: &Device) -> Result<Tensor> {
+    if threads == 0 || !threads.is_multiple_of(BLOCK) || threads > u64::from(u32::MAX) {
+        bail!(
+            "philox_normal: {threads} threads; a positive multiple of {BLOCK} under 2^32 is needed"
+        );
+    }
+    let n = shape.iter().product::<usize>();
+    match target_of(device) {
+        Some(target) => on_device(&target, seed, shape, launched(n, threads)),
+        None => Tensor::from_vec(randn(seed, n, threads), shape, &Device::Cpu)?.to_device(device),
+    }
+}
+
+/// Threads that torch launches for `n` values.
+fn launched(n: usize, threads: u64) -> u64 {
+    (n as u64).div_ceil(BLOCK).min(threads / BLOCK) * BLOCK
+}
+
+/// The kernel `cuda/philox.cu`: its launch is torch's, thread for thread.
+fn on_device(target: &Target, seed: u64, shape: &[usize], launched: u64) -> Result<Tensor> {
+    let mut call = Call::named(target, "philox", "philox_normal".to_owned());
+    let out = call.output(shape, DType::F32)?;
+    call.i64(out.elem_count())
+        .u32(launched as u32)
+        .u32(seed as u32)
+        .u32((seed >> 32) as u32);
+    call.launch(
+        Grid::cover(launched as usize, BLOCK as u32),
+        BLOCK as u32,
+        0,
+    )?;
+    Ok(out)
+}
 
 /// Threads that one parallel job handles.
 const JOB: usize = 4096;
 
-/// `n` standard normal values of a card whose largest launch has `threads` threads (multiple of 256).
-pub(super) fn randn(seed: u64, n: usize, threads: u64) -> Vec<f32> {
+/// `n` values on the host.
+fn randn(seed: u64, n: usize, threads: u64) -> Vec<f32> {
     let mut values = vec![0.0; n];
-    let blocks = (n as u64).div_ceil(BLOCK).min(threads / BLOCK);
-    let launched = (blocks * BLOCK) as usize;
+    let launched = launched(n, threads) as usize;
     if n == 0 {
         return values;
     }
