@@ -7,6 +7,7 @@ pub mod engine;
 pub mod error;
 pub mod generation;
 pub mod http;
+pub mod hub;
 pub mod jobs;
 pub mod media;
 pub mod memory;
