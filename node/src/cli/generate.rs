@@ -21,6 +21,7 @@ use serde_json::json;
 use secrecy::SecretString;
 
 use super::DeviceArg;
+use super::hub::{Show, local_model, repository};
 use super::layers::Origins;
 use super::model_files::ModelFileArgs;
 use super::progress::Bars;
@@ -44,14 +45,17 @@ pub(super) struct GenerateArgs {
     /// Where the values come from.
     #[arg(skip)]
     origins: Origins,
-    /// Checkpoint folder: diffusers or official layout.
+    /// Checkpoint: a folder (diffusers or official layout), or user/name of the Hub.
     #[arg(
         long,
-        value_name = "DIR",
+        value_name = "MODEL",
         env = "LEOMA_NODE_MODEL",
         required_unless_present = "host"
     )]
     model: Option<PathBuf>,
+    /// Branch, tag or full commit of a repository of the Hub; default: main.
+    #[arg(long, value_name = "REVISION", env = "LEOMA_NODE_REVISION")]
+    revision: Option<String>,
     #[command(flatten)]
     files: ModelFileArgs,
     /// Have the clip made by the leoma-node server at this address (http:// or https://).
@@ -252,17 +256,30 @@ pub(super) fn run(mut args: GenerateArgs, origins: Origins) -> Result<()> {
 #[allow(clippy::print_stdout, clippy::print_stderr)]
 fn run_here(args: &GenerateArgs) -> Result<()> {
     let Some(model) = &args.model else {
-        return Err(crate::Error::caller("model", "name the checkpoint's folder").into());
+        return Err(crate::Error::caller(
+            "model",
+            "name a checkpoint: a folder, or user/name of the Hub",
+        )
+        .into());
     };
+    if args.origins.typed("revision") && repository(model).is_none() {
+        let message = format!(
+            "{} is a folder, which has no revisions; leave it out",
+            model.display()
+        );
+        return Err(crate::Error::caller("revision", message).into());
+    }
     let request = args.request()?;
     let device = args.device.open()?;
+    let local = local_model(model, args.revision.as_deref(), Show::new(args.no_progress))?;
     let memory = MemoryOptions {
         offload: args.offload,
         text_encoder: args.text_encoder_device,
         limit: args.memory_limit.map(|limit| limit.0),
     };
-    let mut generator = Generator::open(&args.files.with(model), args.dtype, &device, memory)?
-        .with_rounding(args.rounding)?;
+    let mut generator =
+        Generator::open(&args.files.with(&local.path), args.dtype, &device, memory)?
+            .with_rounding(args.rounding)?;
     for warning in generator.pipeline().checkpoint().warnings() {
         eprintln!("warning: {warning}");
     }
@@ -334,6 +351,8 @@ fn run_here(args: &GenerateArgs) -> Result<()> {
                 "stages": report.stages,
                 "peak_memory_bytes": report.peak_memory_bytes,
                 "checkpoint_digest": report.checkpoint_digest,
+                "repo": local.snapshot.as_ref().map(|snapshot| snapshot.repo.as_str()),
+                "commit": local.snapshot.as_ref().map(|snapshot| snapshot.commit.as_str()),
                 "precision": args.dtype.as_str(),
                 "lossy": args.dtype.is_lossy(),
                 "loras": generator.pipeline().checkpoint().loras(),

@@ -1,7 +1,7 @@
 //! The command line: one file per subcommand.
 //!
 //! Data goes to stdout, progress, warnings and logs to stderr. Exit codes: 0 done, 1 a passing condition
-//! (disk, memory), 2 bad input (option, file, checkpoint), 69 this build or machine cannot do it, 75 the
+//! (disk, memory, network), 2 bad input (option, file, checkpoint), 69 this build or machine cannot do it, 75 the
 //! device is lost, 130 interrupted.
 
 mod bench;
@@ -9,6 +9,7 @@ mod completions;
 mod config;
 mod doctor;
 mod generate;
+mod hub;
 mod layers;
 mod man;
 mod model_files;
@@ -46,6 +47,8 @@ Examples:
     leoma-node generate --model tiny --prompt 'a boat drifts across the lake'
   The HTTP endpoint on 127.0.0.1:8000:
     leoma-node serve --model tiny
+  A checkpoint of the Hub, downloaded first where it is not there:
+    leoma-node serve --model USER/NAME --revision COMMIT
   What is missing on this machine:
     leoma-node doctor --role miner --model DIR
   Every setting of `serve` and where it comes from:
@@ -58,7 +61,7 @@ default. A switch is also taken as --switch=false.
 
 Exit codes:
   0    done
-  1    a passing condition (disk, memory), or a failed check of `doctor`
+  1    a passing condition (disk, memory, network), or a failed check of `doctor` or `models verify`
   2    bad input: an option, a file, a checkpoint, the configuration
   69   this build or machine cannot do it
   75   the device is lost; start again
@@ -87,7 +90,7 @@ enum Command {
     Generate(Box<generate::GenerateArgs>),
     /// Serve a checkpoint behind a Chutes-compatible HTTP endpoint.
     Serve(Box<serve::ServeArgs>),
-    /// Look at checkpoints, or make a tiny one to try things with.
+    /// Look at checkpoints, get them from the Hub, or make a tiny one to try things with.
     #[command(subcommand)]
     Models(models::ModelsCommand),
     /// Measure how long clips take on this machine (runs leoma-bench, which lies beside this program).
@@ -169,7 +172,7 @@ fn dispatch() -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Generate(args) => generate::run(*args, resolved.origins())?,
         Command::Serve(args) => serve::run(*args)?,
-        Command::Models(command) => models::run(command)?,
+        Command::Models(command) => return models::run(command),
         Command::Bench(args) => bench::run(&args)?,
         Command::Doctor(args) => return doctor::run(&args, config),
         Command::Config(command) => config::run(&command, config)?,
@@ -223,6 +226,11 @@ fn report(error: &anyhow::Error) -> ExitCode {
             .or_else(|| {
                 cause
                     .downcast_ref::<crate::client::ClientError>()
+                    .map(|error| (error.fault(), error.is_cancelled()))
+            })
+            .or_else(|| {
+                cause
+                    .downcast_ref::<crate::hub::HubError>()
                     .map(|error| (error.fault(), error.is_cancelled()))
             })
     });

@@ -1,6 +1,10 @@
-//! `leoma-node models`: look at a checkpoint, or make a tiny one.
+//! `leoma-node models`: look at a checkpoint, make a tiny one, or get one from the Hub.
+
+mod cache;
+mod pull;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
@@ -13,6 +17,14 @@ use super::generate::Format;
 pub(super) enum ModelsCommand {
     /// Say what a checkpoint is, what it needs, and what would fail when it is loaded.
     Inspect(InspectArgs),
+    /// Download a repository of the Hub into the cache that the Python tools share.
+    Pull(Box<pull::PullArgs>),
+    /// Say which repositories, commits and bytes are in that cache.
+    List(cache::ListArgs),
+    /// Read every file of a commit in that cache and compare it with what the Hub said. Uses no network.
+    Verify(cache::VerifyArgs),
+    /// Remove a repository, or one commit of it, from that cache.
+    Rm(cache::RmArgs),
     /// Write a small random checkpoint of the true architecture (a few MB, deterministic).
     MakeTiny(MakeTinyArgs),
 }
@@ -60,7 +72,7 @@ impl From<Kind> for ModelKind {
 }
 
 #[allow(clippy::print_stdout)]
-pub(super) fn run(command: ModelsCommand) -> Result<()> {
+pub(super) fn run(command: ModelsCommand) -> Result<ExitCode> {
     match command {
         ModelsCommand::Inspect(args) => {
             let inspection = inspect(&args.dir);
@@ -78,10 +90,14 @@ pub(super) fn run(command: ModelsCommand) -> Result<()> {
                 return Err(leoma_models::Error::artifact(&args.dir, message).into());
             }
         }
+        ModelsCommand::Pull(args) => pull::run(&args)?,
+        ModelsCommand::List(args) => cache::run_list(&args)?,
+        ModelsCommand::Verify(args) => return cache::run_verify(&args),
+        ModelsCommand::Rm(args) => cache::run_rm(&args)?,
         ModelsCommand::MakeTiny(args) => {
             make_tiny(args.kind.into(), args.seed, &args.out)?;
             println!("{}", args.out.display());
         }
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }

@@ -9,7 +9,7 @@ use clap::{Arg, Command};
 use super::layers::{flag, has_settings, is_secret, settings};
 
 /// Variables that are no settings of a subcommand.
-const OTHER_VARIABLES: [(&str, &str); 13] = [
+const OTHER_VARIABLES: [(&str, &str); 20] = [
     ("LEOMA_NODE_CONFIG", "Configuration file, as `--config`."),
     (
         "LEOMA_NODE_LOG",
@@ -56,6 +56,32 @@ const OTHER_VARIABLES: [(&str, &str); 13] = [
     (
         "NOTIFY_SOCKET",
         "Where systemd listens for `READY=1` and the watchdog's sign of life.",
+    ),
+    (
+        "HF_TOKEN",
+        "Token for the Hub (secret); else the file `HF_TOKEN_PATH`, default `token` in `HF_HOME`, which \
+         `hf auth login` writes.",
+    ),
+    ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "`1`: no token is sent."),
+    (
+        "HF_HOME",
+        "Folder of the Python tools for the Hub; default `huggingface` in `$XDG_CACHE_HOME` or `~/.cache`.",
+    ),
+    (
+        "HF_HUB_CACHE",
+        "Folder for what comes from the Hub, shared with the Python tools; default `hub` in `HF_HOME`.",
+    ),
+    (
+        "HF_HUB_OFFLINE",
+        "`1`: use what is in that folder, and no network.",
+    ),
+    (
+        "HF_ENDPOINT",
+        "The Hub or a mirror of it; default `https://huggingface.co`.",
+    ),
+    (
+        "HF_HUB_DISABLE_PROGRESS_BARS",
+        "`1`: no bars for downloads.",
     ),
     ("NO_COLOR", "No colours in help and errors."),
 ];

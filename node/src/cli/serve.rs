@@ -14,6 +14,7 @@ use leoma_models::{Error, Precision};
 use secrecy::SecretString;
 
 use super::DeviceArg;
+use super::hub::{Show, local_model};
 use super::model_files::ModelFileArgs;
 use super::units::{Bytes, Seconds};
 use crate::engine::{EngineOptions, WanOptions};
@@ -35,10 +36,10 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
-    /// Checkpoint folder: diffusers or official layout.
+    /// Checkpoint: a folder (diffusers or official layout), or user/name of the Hub.
     #[arg(
         long,
-        value_name = "DIR",
+        value_name = "MODEL",
         env = "LEOMA_NODE_MODEL",
         required_unless_present = "fake_engine"
     )]
@@ -53,11 +54,11 @@ pub(super) struct ServeArgs {
         conflicts_with = "model"
     )]
     fake_engine: Option<PathBuf>,
-    /// Name of the model in the API; default: the folder's name.
+    /// Name of the model in the API; default: the name of the folder or repository.
     #[arg(long, value_name = "NAME", env = "LEOMA_NODE_MODEL_NAME")]
     model_name: Option<String>,
-    /// Revision (commit) of the checkpoint, told to who asks.
-    #[arg(long, value_name = "SHA", env = "LEOMA_NODE_REVISION")]
+    /// Branch, tag or full commit of a repository of the Hub (default: main); of a folder: what is told to who asks.
+    #[arg(long, value_name = "REVISION", env = "LEOMA_NODE_REVISION")]
     revision: Option<String>,
     /// Address to listen on. Other than loopback only with an API key.
     #[arg(
@@ -315,7 +316,7 @@ pub(super) fn run(args: ServeArgs) -> Result<()> {
 }
 
 impl ServeArgs {
-    fn options(self) -> Result<ServiceOptions, Error> {
+    fn options(self) -> Result<ServiceOptions> {
         let access = self.access()?;
         let fetcher = self.fetcher()?;
         let data_dir = match &self.data_dir {
@@ -339,8 +340,12 @@ impl ServeArgs {
         let scratch = data_dir.join("scratch");
         if self.fake_engine.is_some() && !self.files.is_empty() {
             let message = "a scripted engine has no networks; leave the model files out";
-            return Err(Error::caller("fake_engine", message));
+            return Err(Error::caller("fake_engine", message).into());
         }
+        let max_body_bytes = usize::try_from(self.max_body_bytes.0)
+            .ok()
+            .filter(|bytes| (1 << 10..=1 << 30).contains(bytes))
+            .ok_or_else(|| Error::caller("max_body_bytes", "is not between 1KiB and 1GiB"))?;
         let model = match (self.fake_engine, self.model) {
             (Some(script), _) => Model::Fake {
                 script,
@@ -349,32 +354,38 @@ impl ServeArgs {
                 revision: self.revision,
                 scratch,
             },
-            (None, Some(model)) => Model::Wan(Box::new(WanOptions {
-                files: self.files.with(&model),
-                name: self.model_name,
-                revision: self.revision,
-                preset: self.preset,
-                precision: self.dtype,
-                rounding: self.rounding,
-                device,
-                memory: MemoryOptions {
-                    offload: self.offload,
-                    text_encoder: self.text_encoder_device,
-                    limit: self.memory_limit.map(|limit| limit.0),
-                },
-                scratch,
-            })),
+            (None, Some(model)) => {
+                // Last of all: what is wrong with the other options must not be found after hours.
+                let local = local_model(&model, self.revision.as_deref(), Show::Progress)?;
+                // The folder of a commit is named by its digits.
+                let (repo, commit) = match local.snapshot {
+                    Some(snapshot) => {
+                        let repo = snapshot.repo.name().to_owned();
+                        (Some(repo), Some(snapshot.commit.to_string()))
+                    }
+                    None => (None, self.revision),
+                };
+                Model::Wan(Box::new(WanOptions {
+                    files: self.files.with(&local.path),
+                    name: self.model_name.or(repo),
+                    revision: commit,
+                    preset: self.preset,
+                    precision: self.dtype,
+                    rounding: self.rounding,
+                    device,
+                    memory: MemoryOptions {
+                        offload: self.offload,
+                        text_encoder: self.text_encoder_device,
+                        limit: self.memory_limit.map(|limit| limit.0),
+                    },
+                    scratch,
+                }))
+            }
             (None, None) => {
-                return Err(Error::caller(
-                    "model",
-                    "is missing; name a checkpoint folder",
-                ));
+                let message = "is missing; name a checkpoint: a folder, or user/name of the Hub";
+                return Err(Error::caller("model", message).into());
             }
         };
-        let max_body_bytes = usize::try_from(self.max_body_bytes.0)
-            .ok()
-            .filter(|bytes| (1 << 10..=1 << 30).contains(bytes))
-            .ok_or_else(|| Error::caller("max_body_bytes", "is not between 1KiB and 1GiB"))?;
         Ok(ServiceOptions {
             address: SocketAddr::new(self.host, self.port),
             access,

@@ -110,7 +110,7 @@ pub(super) async fn fetch(
     if is_there(blob, wanted.size) {
         // The other process did it, or another program.
         part::remove(blob)?;
-        (shared.report)(Event::Bytes(wanted.size));
+        (shared.report)(Event::Kept(wanted.size));
         return Ok(0);
     }
     let mut fetched = 0;
@@ -119,7 +119,7 @@ pub(super) async fn fetch(
         let part = Arc::new(Part::open(blob, etag, wanted.size)?);
         let saver = Saver(Arc::clone(&part));
         let kept = part.done();
-        (shared.report)(Event::Bytes(kept));
+        (shared.report)(Event::Kept(kept));
         let follower = Follower::start(&part, &wanted.digest);
         transfer(shared, &wanted, &part).await?;
         fetched += wanted.size - kept;

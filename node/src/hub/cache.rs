@@ -78,6 +78,14 @@ pub fn list(cache: &Path) -> Result<Vec<CachedRepo>> {
     Ok(repos)
 }
 
+/// The commit that a revision is in the cache, and the folder of its files. Asks nobody; files may be missing.
+pub fn find(cache: &Path, repo: &RepoId, revision: &Revision) -> Option<(Commit, PathBuf)> {
+    let layout = Layout::new(cache, repo);
+    let commit = revision.commit().or_else(|| layout.read_ref(revision))?;
+    let path = layout.snapshot(&commit);
+    path.is_dir().then_some((commit, path))
+}
+
 fn describe(layout: &Layout, repo: &RepoId) -> Result<CachedRepo> {
     let refs = references(layout);
     let mut revisions = Vec::new();
@@ -190,7 +198,9 @@ pub fn remove(
     if dry_run {
         return Ok(removed);
     }
-    let _locks = lock_all(&layout, &blobs)?;
+    for name in &blobs {
+        hold(&layout, name)?;
+    }
     for (name, commit) in references(&layout) {
         if gone.contains(&commit) {
             remove_file(&layout.refs().join(name))?;
@@ -202,6 +212,7 @@ pub fn remove(
         remove_file(&layout.tree(commit))?;
     }
     for name in &blobs {
+        let _lock = hold(&layout, name)?;
         remove_file(&layout.blob(name))?;
     }
     if last {
@@ -211,26 +222,16 @@ pub fn remove(
     Ok(removed)
 }
 
-/// Takes the locks of all blobs, so that nobody is downloading one of them.
-fn lock_all(layout: &Layout, blobs: &[String]) -> Result<Vec<Lock>> {
-    let etags: BTreeSet<&str> = blobs
-        .iter()
-        .filter_map(|name| name.split('.').next())
-        .collect();
-    let mut locks = Vec::new();
-    for etag in etags {
-        let path = layout.lock(etag);
-        let taken = Lock::try_take(&path)?;
-        let busy = || {
-            let source = io::Error::new(
-                io::ErrorKind::ResourceBusy,
-                "another process is downloading this; wait for it or stop it",
-            );
-            HubError::io("remove", &layout.blob(etag), source)
-        };
-        locks.push(taken.ok_or_else(busy)?);
-    }
-    Ok(locks)
+/// Takes the lock of a blob, or of one in the making: whoever downloads it must not lose it.
+fn hold(layout: &Layout, name: &str) -> Result<Lock> {
+    let etag = name.split('.').next().unwrap_or_default();
+    Lock::try_take(&layout.lock(etag))?.ok_or_else(|| {
+        let source = io::Error::new(
+            io::ErrorKind::ResourceBusy,
+            "another process is downloading this; wait for it or stop it",
+        );
+        HubError::io("remove", &layout.blob(etag), source)
+    })
 }
 
 /// Names in a folder; none when it does not exist.

@@ -35,7 +35,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use cache::{CachedRepo, CachedRevision, Removed, list, remove};
+pub use cache::{CachedRepo, CachedRevision, Removed, find, list, remove};
 pub use error::{HubError, Result};
 pub use name::{Commit, RepoId, Revision};
 pub use pull::{PullOptions, Snapshot, pull};
@@ -83,7 +83,9 @@ pub enum Event<'a> {
         /// Bytes of the missing contents.
         bytes: u64,
     },
-    /// So many more bytes of the missing contents are there.
+    /// So many bytes of the missing contents are there from an earlier attempt.
+    Kept(u64),
+    /// So many more bytes of the missing contents arrived.
     Bytes(u64),
     /// Another process fetches this file; it is waited for.
     Waiting {

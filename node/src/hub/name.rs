@@ -26,6 +26,11 @@ impl RepoId {
         &self.0
     }
 
+    /// The name without the user's.
+    pub fn name(&self) -> &str {
+        self.0.rsplit('/').next().unwrap_or(&self.0)
+    }
+
     /// The repository in the cache: its folder's name.
     pub(super) fn folder_name(&self) -> String {
         hf_hub::Repo::model(self.0.clone()).folder_name()

@@ -12,7 +12,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -98,13 +98,19 @@ pub(super) fn is_begun(blob: &Path) -> bool {
         .any(|path| path.exists())
 }
 
-/// How many bytes of a blob in the making are there already, for planning.
+/// How many bytes of a blob in the making are there already.
 pub(super) fn bytes_there(blob: &Path, etag: &str, size: u64) -> u64 {
     let (path, journal) = paths(blob);
     match fs::metadata(&path) {
         Ok(file) if file.len() == size => read_journal(&journal, etag, size).total(),
         _ => 0,
     }
+}
+
+/// How many bytes of the disk a blob in the making has taken already.
+pub(super) fn bytes_reserved(blob: &Path) -> u64 {
+    let (path, _) = paths(blob);
+    fs::metadata(&path).map_or(0, |file| file.blocks().saturating_mul(512))
 }
 
 /// What a journal says; nothing when it is not about this content or was not written by this version.

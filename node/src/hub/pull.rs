@@ -16,7 +16,7 @@ use super::error::{HubError, Result};
 use super::http::{Http, next_page, protocol};
 use super::layout::{Layout, remove_file};
 use super::name::{Commit, RepoId, Revision, shown};
-use super::part::bytes_there;
+use super::part::bytes_reserved;
 use super::retry::Retry;
 use super::select::Selection;
 use super::settings::HubSettings;
@@ -375,8 +375,8 @@ impl Puller<'_> {
     fn require_room(&self, missing: &[(&String, &(Vec<&str>, &TreeFile))]) -> Result<()> {
         let needed = missing.iter().try_fold(0u64, |sum, (etag, (_, file))| {
             // What an earlier attempt reserved is taken from the disk already.
-            let there = bytes_there(&self.layout.blob(etag), etag, file.size);
-            sum.checked_add(file.size - there)
+            let reserved = bytes_reserved(&self.layout.blob(etag));
+            sum.checked_add(file.size.saturating_sub(reserved))
         });
         let (free, reserve) = (self.layout.free_bytes()?, self.options.reserve_bytes);
         let needed = needed.unwrap_or(u64::MAX);

@@ -9,6 +9,7 @@ use reqwest::Url;
 use secrecy::SecretString;
 
 use super::error::{HubError, Result};
+use super::http::is_loopback;
 
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 /// Longest token file that is read.
@@ -67,6 +68,13 @@ impl HubSettings {
             cache,
             offline: offline.is_some_and(|value| is_true(&value)),
         })
+    }
+}
+
+impl HubSettings {
+    /// Whether the token goes over a network unencrypted.
+    pub fn shows_token(&self) -> bool {
+        self.token.is_some() && self.endpoint.scheme() == "http" && !is_loopback(&self.endpoint)
     }
 }
 
@@ -310,5 +318,9 @@ mod tests {
             );
         }
         assert!(with("TRANSFORMERS_OFFLINE", "1").unwrap().offline);
+        for (endpoint, shows) in [("http://a", true), ("https://a", false), ("http://[::1]:80", false)] {
+            let pairs = [("HOME", "/h"), ("HF_ENDPOINT", endpoint), ("HF_TOKEN", "t")];
+            assert_eq!(settings(&pairs).unwrap().shows_token(), shows, "{endpoint}");
+        }
     }
 }

@@ -101,9 +101,8 @@ pub fn verify(
     read: &(dyn Fn(u64) + Sync),
 ) -> Result<Verification> {
     let layout = Layout::new(cache, repo);
-    let commit = revision.commit().or_else(|| layout.read_ref(revision));
-    let commit = commit.filter(|commit| layout.snapshot(commit).is_dir());
-    let commit = commit.ok_or_else(|| HubError::Missing {
+    let found = super::cache::find(cache, repo, revision);
+    let (commit, snapshot) = found.ok_or_else(|| HubError::Missing {
         what: format!("{repo}@{revision}"),
         message: format!(
             "is not in {}; `leoma-node models pull {repo} --revision {revision}` brings it",
@@ -111,7 +110,6 @@ pub fn verify(
         ),
     })?;
     let tree = Tree::read(&layout.tree(&commit));
-    let snapshot = layout.snapshot(&commit);
     let mut found = Vec::new();
     super::cache::walk(&snapshot, "", &mut found);
     let found: BTreeMap<String, Option<u64>> = found.into_iter().collect();
@@ -191,10 +189,11 @@ fn in_parallel(
     let next = AtomicUsize::new(0);
     let done: Mutex<Vec<(usize, Result<FileCheck>)>> = Mutex::default();
     let work = || {
-        while let Some((index, path)) = {
+        loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
-            paths.get(index).map(|path| (index, path))
-        } {
+            let Some(path) = paths.get(index) else {
+                return;
+            };
             let checked = check(path).map(|state| FileCheck {
                 path: (*path).to_owned(),
                 state,

@@ -1,11 +1,13 @@
 //! Downloads from a Hub on this machine that cuts, lies, throttles and fails.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod commands;
 mod cuts;
 mod faults;
 mod killed;
 mod offline;
 mod plain;
+mod python;
 mod server;
 mod together;
 
@@ -59,11 +61,13 @@ impl Told {
         let told = Arc::clone(self);
         Arc::new(move |event: Event<'_>| {
             match event {
-                Event::Bytes(bytes) => *told.bytes.lock().unwrap() += bytes as i64,
+                Event::Bytes(bytes) | Event::Kept(bytes) => {
+                    *told.bytes.lock().unwrap() += bytes as i64
+                }
                 Event::StartedOver { lost, .. } => *told.bytes.lock().unwrap() -= lost as i64,
                 _ => {}
             }
-            if !matches!(event, Event::Bytes(_)) {
+            if !matches!(event, Event::Bytes(_) | Event::Kept(_)) {
                 told.lines.lock().unwrap().push(format!("{event:?}"));
             }
         })

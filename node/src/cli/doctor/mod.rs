@@ -22,6 +22,7 @@ use serde::Serialize;
 
 use super::config::settings_of;
 use super::generate::Format;
+use super::hub::cached_model;
 use super::layers::{Failure, Resolved};
 use super::serve::default_data_dir;
 use crate::cuda::{Problem, Survey};
@@ -48,8 +49,8 @@ pub(super) struct DoctorArgs {
     /// What the machine is for.
     #[arg(long, value_enum, default_value_t = Role::Developer)]
     role: Role,
-    /// Checkpoint folder; default: that of `serve`.
-    #[arg(long, value_name = "DIR")]
+    /// Checkpoint: a folder, or user/name of the Hub that is downloaded; default: that of `serve`.
+    #[arg(long, value_name = "MODEL")]
     model: Option<PathBuf>,
     /// Folder for jobs and clips; default: that of `serve`.
     #[arg(long, value_name = "DIR")]
@@ -172,7 +173,8 @@ impl Subject {
         let model = args
             .model
             .clone()
-            .or_else(|| value("model").map(PathBuf::from));
+            .or_else(|| value("model").map(PathBuf::from))
+            .map(|model| cached_model(&model, value("revision").as_deref()));
         let data_dir = args
             .data_dir
             .clone()

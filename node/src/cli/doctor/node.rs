@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use super::super::hub::repository;
 use super::super::layers::nearest;
 use super::super::{definition, layers};
 use super::{Finding, Role, Subject, human};
@@ -161,10 +162,19 @@ pub(super) fn model(subject: &Subject) -> Finding {
         let text = "no checkpoint was named";
         return match subject.role {
             Role::Developer => Finding::skip(text),
-            _ => Finding::bad(text, "name one with --model DIR or LEOMA_NODE_MODEL"),
+            _ => Finding::bad(
+                text,
+                "name one with --model DIR, --model USER/NAME or LEOMA_NODE_MODEL",
+            ),
         };
     };
     let shown = path.display();
+    if let Some(repo) = repository(path) {
+        return Finding::bad(
+            format!("{repo} is not downloaded, and there is no folder of this name"),
+            format!("`leoma-node models pull {repo}` downloads it"),
+        );
+    }
     if let Some(first) = report.problems.first() {
         return Finding::bad(
             format!("{} problem(s); first: {first}", report.problems.len()),

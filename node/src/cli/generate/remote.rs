@@ -21,8 +21,9 @@ use crate::client::{Client, Update, Video};
 const MAX_KEY_BYTES: u64 = 4096;
 
 /// Options that are about the machine that computes, and why a request cannot carry them.
-const LOCAL_ONLY: [(&str, &str); 17] = [
+const LOCAL_ONLY: [(&str, &str); 18] = [
     ("model", "the server has its own checkpoint"),
+    ("revision", "the server has its own checkpoint"),
     ("transformer", "the server has its own checkpoint"),
     ("transformer_2", "the server has its own checkpoint"),
     ("vae", "the server has its own checkpoint"),

@@ -1,0 +1,314 @@
+//! Downloads as the commands show them, and the model that `--model` names: a folder, or a repository of the Hub.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use indicatif::{DecimalBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::layers::process_env;
+use crate::hub::{
+    Event, HubError, HubSettings, PullOptions, RepoId, Report, Revision, Selection, Snapshot, find,
+    pull,
+};
+
+/// Time between two lines about a download where there is no bar: a log should tell that it goes on.
+const LINE_INTERVAL: Duration = Duration::from_secs(30);
+/// What a checkpoint consists of, in the layouts that are read. Code is never among it.
+const CHECKPOINT: [&str; 7] = [
+    "*.safetensors",
+    "*.json",
+    "*.txt",
+    "*.model",
+    "*.pth",
+    "tokenizer*",
+    "special_tokens*",
+];
+
+/// How much is said about a download.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Show {
+    /// A bar where stderr is a terminal, else a line now and then.
+    Progress,
+    /// Warnings only.
+    Quiet,
+}
+
+impl Show {
+    /// As `--no-progress` has it.
+    pub(super) fn new(no_progress: bool) -> Self {
+        let disabled = process_env("HF_HUB_DISABLE_PROGRESS_BARS");
+        let disabled = disabled.is_some_and(|value| {
+            let value = value.to_string_lossy().to_ascii_uppercase();
+            matches!(value.as_str(), "1" | "ON" | "YES" | "TRUE")
+        });
+        if no_progress || disabled {
+            Self::Quiet
+        } else {
+            Self::Progress
+        }
+    }
+}
+
+/// A checkpoint on this machine.
+#[derive(Debug)]
+pub(super) struct LocalModel {
+    /// Its folder.
+    pub(super) path: PathBuf,
+    /// What it was made from, when it came from the Hub.
+    pub(super) snapshot: Option<Snapshot>,
+}
+
+/// What the environment says about the Hub.
+pub(super) fn settings() -> Result<HubSettings> {
+    Ok(HubSettings::from_env(&process_env)?)
+}
+
+/// The repository that `--model` names; `None` when it names a folder, or can only mean one.
+///
+/// What exists is a folder. `user/name` that does not is a repository.
+pub(super) fn repository(model: &Path) -> Option<RepoId> {
+    let text = model.to_str().filter(|_| !model.exists())?;
+    text.parse().ok().filter(|_| text.contains('/'))
+}
+
+/// The folder of the model that `--model` names, as far as it is there. Asks nobody.
+pub(super) fn cached_model(model: &Path, revision: Option<&str>) -> PathBuf {
+    let find_it = || {
+        let repo = repository(model)?;
+        let revision = revision.map_or_else(|| Ok(Revision::default()), str::parse);
+        find(&settings().ok()?.cache, &repo, &revision.ok()?)
+    };
+    find_it().map_or_else(|| model.to_owned(), |(_, path)| path)
+}
+
+/// The folder of the model that `--model` names, downloaded as far as it is not there.
+///
+/// # Errors
+/// Whatever kept it from being there; for names that may have been meant as a folder, that too.
+#[allow(clippy::print_stderr)]
+pub(super) fn local_model(model: &Path, revision: Option<&str>, show: Show) -> Result<LocalModel> {
+    let Some(repo) = repository(model) else {
+        return Ok(LocalModel {
+            path: model.to_owned(),
+            snapshot: None,
+        });
+    };
+    let revision: Revision = match revision {
+        Some(revision) => revision.parse()?,
+        None => Revision::default(),
+    };
+    let options = PullOptions {
+        selection: Selection::new(&CHECKPOINT.map(str::to_owned), &[])?,
+        ..PullOptions::default()
+    };
+    let snapshot = download(&settings()?, &repo, &revision, &options, show).map_err(|error| {
+        let unknown = matches!(
+            error.downcast_ref::<HubError>(),
+            Some(HubError::Missing { .. } | HubError::Offline { .. })
+        );
+        if unknown {
+            error.context(format!("model: there is no folder {}", model.display()))
+        } else {
+            error
+        }
+    })?;
+    if revision.commit().is_none() {
+        eprintln!(
+            "note: {repo} at {revision} is commit {}; --revision {} pins it",
+            snapshot.commit, snapshot.commit
+        );
+    }
+    Ok(LocalModel {
+        path: snapshot.path.clone(),
+        snapshot: Some(snapshot),
+    })
+}
+
+/// Downloads what is missing. Ctrl-C stops it; what arrived is kept.
+///
+/// # Errors
+/// [`HubError`].
+pub(super) fn download(
+    settings: &HubSettings,
+    repo: &RepoId,
+    revision: &Revision,
+    options: &PullOptions,
+    show: Show,
+) -> Result<Snapshot> {
+    let screen = Arc::new(Screen::new(repo, show));
+    if settings.shows_token() {
+        screen.say("warning: the token goes to HF_ENDPOINT unencrypted; use https");
+    }
+    let report: Report = {
+        let screen = Arc::clone(&screen);
+        Arc::new(move |event: Event<'_>| screen.event(event))
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        // They wait for the network, and write.
+        .worker_threads(4)
+        .enable_all()
+        .build()
+        .context("cannot prepare connections")?;
+    let result = runtime.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for Ctrl-C")?;
+        let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
+        tokio::select! {
+            pulled = pull(settings, repo, revision, options, &report) => {
+                pulled.map_err(anyhow::Error::from)
+            }
+            _ = interrupt.recv() => Err(HubError::Interrupted.into()),
+            _ = terminate.recv() => Err(HubError::Interrupted.into()),
+        }
+    });
+    screen.bar.finish_and_clear();
+    // Threads that hash or write to the disk end on their own.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+/// What is seen of a download.
+struct Screen {
+    repo: String,
+    show: Show,
+    bar: ProgressBar,
+    /// When the last line was written, where there is no bar.
+    line: Mutex<Instant>,
+    done: AtomicU64,
+    total: AtomicU64,
+}
+
+impl Screen {
+    fn new(repo: &RepoId, show: Show) -> Self {
+        let visible = show == Show::Progress && std::io::stderr().is_terminal();
+        let target = if visible {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
+        let bar = ProgressBar::with_draw_target(Some(0), target);
+        let template = "{prefix:>12} [{bar:30}] {decimal_bytes}/{decimal_total_bytes}  \
+                        {decimal_bytes_per_sec}, {eta} left{msg}";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        bar.set_prefix("download");
+        Self {
+            repo: repo.to_string(),
+            show,
+            bar,
+            line: Mutex::new(Instant::now()),
+            done: AtomicU64::new(0),
+            total: AtomicU64::new(0),
+        }
+    }
+
+    /// A line that does not tear the bar.
+    #[allow(clippy::print_stderr)]
+    fn say(&self, line: &str) {
+        self.bar.suspend(|| eprintln!("{line}"));
+    }
+
+    fn event(&self, event: Event<'_>) {
+        match event {
+            Event::Renamed { from, to } => {
+                self.say(&format!("warning: {from} is called {to} now"));
+            }
+            Event::Unasked {
+                revision,
+                commit,
+                reason,
+            } => self.say(&format!(
+                "warning: {reason}; using commit {commit}, which {revision} was when the Hub was last asked"
+            )),
+            Event::Planned { missing, bytes, .. } if missing > 0 => {
+                self.total.store(bytes, Ordering::Relaxed);
+                self.bar.set_length(bytes);
+                self.bar.enable_steady_tick(Duration::from_millis(500));
+                if self.show == Show::Progress && self.bar.is_hidden() {
+                    let size = DecimalBytes(bytes);
+                    self.say(&format!("{}: {size} in {missing} files to download", self.repo));
+                }
+            }
+            Event::Kept(bytes) => {
+                self.done.fetch_add(bytes, Ordering::Relaxed);
+                self.bar.inc(bytes);
+                // What was there says nothing about the speed of the network.
+                self.bar.reset_eta();
+            }
+            Event::Bytes(bytes) => {
+                self.bar.inc(bytes);
+                self.bar.set_message("");
+                let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+                self.line_now_and_then(done);
+            }
+            Event::Waiting { file, done, size } => {
+                let (done, size) = (DecimalBytes(done), DecimalBytes(size));
+                self.bar
+                    .set_message(format!("; another process has {done} of {size} of {file}"));
+            }
+            Event::Retrying { reason, delay, .. } => {
+                tracing::debug!(repo = self.repo, reason, ?delay, "a download is tried again");
+                self.bar.set_message(format!("; {reason}, trying again"));
+            }
+            Event::StartedOver { file, lost, reason } => {
+                self.done.fetch_sub(lost, Ordering::Relaxed);
+                self.bar.set_position(self.done.load(Ordering::Relaxed));
+                self.say(&format!("warning: {file}: {reason}; fetching it anew"));
+            }
+            Event::Removed { file, reason } => {
+                self.say(&format!("warning: {file}: {reason}; fetching it again"));
+            }
+            _ => {}
+        }
+    }
+
+    /// Where there is no bar, a line tells that it goes on.
+    fn line_now_and_then(&self, done: u64) {
+        if self.show == Show::Quiet || !self.bar.is_hidden() {
+            return;
+        }
+        let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        if line.elapsed() < LINE_INTERVAL {
+            return;
+        }
+        *line = Instant::now();
+        drop(line);
+        let total = self.total.load(Ordering::Relaxed);
+        let (done, total) = (DecimalBytes(done), DecimalBytes(total));
+        self.say(&format!("{}: {done} of {total}", self.repo));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_exists_is_a_folder_and_user_name_is_a_repository() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(repository(dir.path()), None);
+        for (text, repo) in [
+            ("user/name", Some("user/name")),
+            (
+                "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
+                Some("Wan-AI/Wan2.2-TI2V-5B-Diffusers"),
+            ),
+            ("name", None),
+            ("./user/name", None),
+            ("/user/name", None),
+            ("a/b/c", None),
+            ("~/name", None),
+            // Cargo runs unit tests in the package's folder.
+            ("src/hub", None),
+        ] {
+            let found = repository(Path::new(text));
+            assert_eq!(found.as_ref().map(RepoId::as_str), repo, "{text}");
+        }
+    }
+}
