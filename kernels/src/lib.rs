@@ -56,6 +56,7 @@ mod rms_norm_rope;
 mod rope;
 mod rows;
 mod sampler;
+pub mod sha256;
 mod simd;
 
 pub use activation::{Activation, gelu_tanh, silu};
