@@ -95,10 +95,9 @@ pub(super) fn compress_with(jobs: &mut [Job<'_>], means: Means) {
             });
         }
         if means.sha {
-            // Two messages keep the SHA unit busy; more of them only spill registers.
             // SAFETY: `means` says that the processor has the SHA instructions, SSSE3 and SSE4.1.
             side_by_side::<2>(&mut waiting, 2, &|states, blocks, n| unsafe {
-                interleaved::compress(states, blocks, n);
+                interleaved::compress2(states, blocks, n);
             });
         } else if means.avx2 {
             // SAFETY: `means` says that the processor has AVX2.
