@@ -12,6 +12,7 @@
 
 mod activation;
 mod attention;
+pub mod canonical;
 mod channel_norm;
 mod check;
 mod conv3d;
@@ -22,6 +23,7 @@ mod cublaslt;
 #[cfg(any(feature = "cuda", feature = "shim"))]
 mod cudnn;
 mod data;
+pub mod delta;
 // Compiled in every build, so that it is checked in every build; only these two can run it.
 #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
 #[cfg_attr(
