@@ -3,14 +3,14 @@
 
 use std::arch::x86_64::{
     __m256i, __m512i, _mm256_add_epi32, _mm256_and_si256, _mm256_andnot_si256, _mm256_loadu_si256,
-    _mm256_or_si256, _mm256_permute2x128_si256, _mm256_set_epi64x, _mm256_set1_epi32,
-    _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_slli_epi32, _mm256_srli_epi32,
-    _mm256_storeu_si256, _mm256_unpackhi_epi32, _mm256_unpackhi_epi64, _mm256_unpacklo_epi32,
-    _mm256_unpacklo_epi64, _mm256_xor_si256, _mm512_add_epi32, _mm512_loadu_si512,
-    _mm512_ror_epi32, _mm512_set1_epi32, _mm512_set4_epi32, _mm512_setzero_si512,
-    _mm512_shuffle_epi8, _mm512_shuffle_i32x4, _mm512_srli_epi32, _mm512_storeu_si512,
-    _mm512_ternarylogic_epi32, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
-    _mm512_unpacklo_epi64,
+    _mm256_or_si256, _mm256_permute2x128_si256, _mm256_ror_epi32, _mm256_set_epi64x,
+    _mm256_set1_epi32, _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_slli_epi32,
+    _mm256_srli_epi32, _mm256_storeu_si256, _mm256_ternarylogic_epi32, _mm256_unpackhi_epi32,
+    _mm256_unpackhi_epi64, _mm256_unpacklo_epi32, _mm256_unpacklo_epi64, _mm256_xor_si256,
+    _mm512_add_epi32, _mm512_loadu_si512, _mm512_ror_epi32, _mm512_set1_epi32, _mm512_set4_epi32,
+    _mm512_setzero_si512, _mm512_shuffle_epi8, _mm512_shuffle_i32x4, _mm512_srli_epi32,
+    _mm512_storeu_si512, _mm512_ternarylogic_epi32, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64,
+    _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 
 use super::{BLOCK, K};
@@ -64,6 +64,64 @@ impl Words for __m512i {
             _ => unreachable!("SHA-256 shifts by no other number"),
         };
         _mm512_ternarylogic_epi32(a, b, c, 0x96)
+    }
+}
+
+/// Eight words with the instructions that AVX-512 VL adds: half as wide as sixteen, and on processors that
+/// work in halves as fast per message.
+#[derive(Clone, Copy)]
+struct Half(__m256i);
+
+impl From<__m256i> for Half {
+    #[inline(always)]
+    fn from(words: __m256i) -> Self {
+        Self(words)
+    }
+}
+
+impl From<Half> for __m256i {
+    #[inline(always)]
+    fn from(words: Half) -> Self {
+        words.0
+    }
+}
+
+impl Words for Half {
+    #[inline(always)]
+    unsafe fn splat(word: u32) -> Self {
+        Self(_mm256_set1_epi32(word.cast_signed()))
+    }
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        Self(_mm256_add_epi32(self.0, other.0))
+    }
+    #[inline(always)]
+    unsafe fn choose(self, b: Self, c: Self) -> Self {
+        Self(_mm256_ternarylogic_epi32(self.0, b.0, c.0, 0xca))
+    }
+    #[inline(always)]
+    unsafe fn majority(self, b: Self, c: Self) -> Self {
+        Self(_mm256_ternarylogic_epi32(self.0, b.0, c.0, 0xe8))
+    }
+    #[inline(always)]
+    unsafe fn sum<const A: i32, const B: i32, const C: i32>(self) -> Self {
+        let (a, b) = (_mm256_ror_epi32(self.0, A), _mm256_ror_epi32(self.0, B));
+        Self(_mm256_ternarylogic_epi32(
+            a,
+            b,
+            _mm256_ror_epi32(self.0, C),
+            0x96,
+        ))
+    }
+    #[inline(always)]
+    unsafe fn sigma<const A: i32, const B: i32, const C: i32>(self) -> Self {
+        let (a, b) = (_mm256_ror_epi32(self.0, A), _mm256_ror_epi32(self.0, B));
+        Self(_mm256_ternarylogic_epi32(
+            a,
+            b,
+            _mm256_srli_epi32(self.0, C),
+            0x96,
+        ))
     }
 }
 
@@ -257,21 +315,42 @@ unsafe fn transposed16(blocks: &[*const u8; 16]) -> [__m512i; 16] {
 /// # Safety
 /// The processor has AVX2; every pointer is valid for reading `count` blocks.
 #[target_feature(enable = "avx2")]
-pub(super) unsafe fn compress8(
+pub(super) unsafe fn compress8(states: &mut [[u32; 8]; 8], blocks: [*const u8; 8], count: usize) {
+    eight::<__m256i>(states, blocks, count);
+}
+
+/// As [`compress8`].
+///
+/// # Safety
+/// As [`compress8`], and the processor has AVX-512 F and VL.
+#[target_feature(enable = "avx2,avx512f,avx512vl")]
+pub(super) unsafe fn compress8_avx512(
+    states: &mut [[u32; 8]; 8],
+    blocks: [*const u8; 8],
+    count: usize,
+) {
+    eight::<Half>(states, blocks, count);
+}
+
+#[inline(always)]
+unsafe fn eight<V: Words + From<__m256i> + Into<__m256i>>(
     states: &mut [[u32; 8]; 8],
     mut blocks: [*const u8; 8],
     count: usize,
 ) {
-    let zero = _mm256_setzero_si256();
+    let zero = V::from(_mm256_setzero_si256());
     let mut state = [zero; 8];
     for (index, vector) in state.iter_mut().enumerate() {
         let words: [u32; 8] = std::array::from_fn(|lane| states[lane][index]);
-        *vector = _mm256_loadu_si256(words.as_ptr().cast());
+        *vector = V::from(_mm256_loadu_si256(words.as_ptr().cast()));
     }
     for _ in 0..count {
         let mut words = [zero; 16];
-        words[..8].copy_from_slice(&transposed8(&blocks, 0));
-        words[8..].copy_from_slice(&transposed8(&blocks, BLOCK / 2));
+        let (low, high) = (transposed8(&blocks, 0), transposed8(&blocks, BLOCK / 2));
+        unrolled!(I in 0 1 2 3 4 5 6 7 {
+            words[I] = V::from(low[I]);
+            words[8 + I] = V::from(high[I]);
+        });
         block(&mut state, words);
         for pointer in &mut blocks {
             *pointer = pointer.wrapping_add(BLOCK);
@@ -279,7 +358,7 @@ pub(super) unsafe fn compress8(
     }
     for (index, vector) in state.into_iter().enumerate() {
         let mut words = [0_u32; 8];
-        _mm256_storeu_si256(words.as_mut_ptr().cast(), vector);
+        _mm256_storeu_si256(words.as_mut_ptr().cast(), vector.into());
         for (lane, word) in words.into_iter().enumerate() {
             states[lane][index] = word;
         }

@@ -7,7 +7,8 @@
 //! | messages left | AVX-512 | SHA instructions | AVX2 alone |
 //! |---|---|---|---|
 //! | 13 or more | 16 in the lanes of vectors | 2 interleaved | 8 in the lanes of vectors |
-//! | 3 or more | 16 in lanes, or 2 interleaved | 2 interleaved | 8 in the lanes of vectors |
+//! | 6 or more | 8 in the lanes of vectors | 2 interleaved | 8 in the lanes of vectors |
+//! | 3 or more | 2 interleaved | 2 interleaved | 8 in the lanes of vectors |
 //! | 2 | 2 interleaved | 2 interleaved | the `sha2` crate |
 //! | 1 | the `sha2` crate | the `sha2` crate | the `sha2` crate |
 //!
