@@ -85,7 +85,7 @@ impl std::fmt::Display for Problem {
 }
 
 impl Problem {
-    fn new(root: &Path, error: Error) -> Self {
+    pub(super) fn new(root: &Path, error: Error) -> Self {
         match error {
             Error::Artifact { path, message } => Self { path, message },
             Error::Io { path, source } => Self {

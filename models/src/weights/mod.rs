@@ -18,6 +18,7 @@ mod quant;
 mod read;
 mod safetensors;
 mod source;
+mod stored;
 mod stream;
 #[cfg(test)]
 mod test_support;
@@ -36,6 +37,7 @@ pub use infer::latent_statistics;
 pub use inspect::{ComponentReport, Inspection, MemoryPlan, Problem, inspect, inspect_files};
 pub use lora::{LoraReport, LoraSpec, LoraTarget};
 pub(crate) use read::read_buffers;
+pub use stored::{StoredTensor, StoredWeight, StoredWeights, stored_tensors};
 pub use stream::StoredDType;
 pub(crate) use validate::tensor_shapes;
 pub use validate::validate;

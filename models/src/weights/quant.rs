@@ -390,6 +390,14 @@ pub(super) fn is_fp8_layer(name: &str) -> bool {
         .is_some_and(|layer| LAYERS.contains(&layer))
 }
 
+impl StoredDType {
+    /// The values of the 256 codes of an 8-bit type, before the scale; none for other types and for bytes
+    /// that are no weights.
+    pub fn code_values(self) -> Option<[f32; 256]> {
+        self.is_quantised().then(|| values_of(self))
+    }
+}
+
 /// Values of the 256 codes of a stored type.
 fn values_of(dtype: StoredDType) -> [f32; 256] {
     match dtype {

@@ -149,6 +149,29 @@ impl FileSource {
             .map(|(file, _)| self.files[*file].path.as_path())
     }
 
+    /// A tensor's file, its name there and its entry.
+    pub(super) fn stored_at(&self, name: &str) -> Option<(&TensorFile, &str, &Entry)> {
+        let place = self.index.get(name)?;
+        let (file, entry) = self.place(place)?;
+        Some((file, &place.1, entry))
+    }
+
+    /// What the codes of a quantised weight are multiplied by: one value, or one per row. Empty for
+    /// weights that are stored as floats.
+    pub(super) fn weight_scales(&self, name: &str) -> Result<Vec<f32>> {
+        if !self
+            .entry(name)
+            .is_some_and(|entry| entry.dtype.is_quantised())
+        {
+            return Ok(Vec::new());
+        }
+        let place = self
+            .scales
+            .get(name)
+            .and_then(|scales| scales.weight.as_ref());
+        self.scale(name, "scale", place)
+    }
+
     /// What was left aside, one sentence each.
     pub(super) fn warnings(&self) -> &[String] {
         &self.warnings

@@ -4,6 +4,7 @@
 mod lora;
 mod quantised;
 mod refusals;
+mod stored;
 
 use std::path::Path;
 

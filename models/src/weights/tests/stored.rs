@@ -1,0 +1,80 @@
+//! Weights as stored: the same names, shapes and places from every layout.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use super::super::test_support::{Tiny, to_official};
+use super::super::{Component, ModelKind, StoredWeights, stored_tensors};
+
+/// Every weight's bytes, by component and name.
+fn contents(stored: &StoredWeights) -> BTreeMap<(Component, String), (Vec<usize>, Vec<u8>)> {
+    stored
+        .weights
+        .iter()
+        .map(|weight| {
+            let mut bytes = vec![0; usize::try_from(weight.tensor.bytes()).unwrap()];
+            let file = File::open(&weight.path).unwrap();
+            file.read_exact_at(&mut bytes, weight.tensor.offset)
+                .unwrap();
+            let key = (weight.component, weight.name.clone());
+            (key, (weight.tensor.shape.clone(), bytes))
+        })
+        .collect()
+}
+
+#[test]
+fn a_folder_lists_what_its_files_hold() {
+    let tiny = Tiny::new(ModelKind::I2vA14b);
+    let stored = StoredWeights::open(&tiny.root).unwrap();
+    assert!(stored.problems.is_empty(), "{:?}", stored.problems);
+    assert_eq!(stored.kind, Some(ModelKind::I2vA14b));
+    let path = tiny.weights(Component::Transformer2);
+    let listed = stored_tensors(&File::open(&path).unwrap(), &path).unwrap();
+    let mut expected: Vec<_> = stored
+        .weights
+        .iter()
+        .filter(|weight| weight.path == path)
+        .map(|weight| weight.tensor.clone())
+        .collect();
+    expected.sort_by_key(|tensor| tensor.offset);
+    assert!(!listed.is_empty());
+    assert_eq!(listed, expected);
+}
+
+#[test]
+fn both_layouts_list_the_same() {
+    let tiny = Tiny::new(ModelKind::T2vA14b);
+    let official = tiny.root.with_file_name("official");
+    to_official(&tiny.root, &official);
+    assert_eq!(
+        contents(&StoredWeights::open(&tiny.root).unwrap()),
+        contents(&StoredWeights::open(&official).unwrap())
+    );
+}
+
+#[test]
+fn one_file_is_its_network() {
+    let tiny = Tiny::new(ModelKind::Ti2v5b);
+    let whole = contents(&StoredWeights::open(&tiny.root).unwrap());
+    for component in [
+        Component::Transformer,
+        Component::Vae,
+        Component::TextEncoder,
+    ] {
+        let one = contents(&StoredWeights::open(&tiny.weights(component)).unwrap());
+        assert!(!one.is_empty());
+        for (key, value) in &one {
+            assert_eq!(key.0, component);
+            assert_eq!(whole.get(key), Some(value));
+        }
+    }
+}
+
+#[test]
+fn a_file_of_nothing_known_is_refused() {
+    let tiny = Tiny::new(ModelKind::Ti2v5b);
+    let error = StoredWeights::open(&tiny.path("model_index.json")).unwrap_err();
+    assert!(error.to_string().contains("model_index.json"), "{error}");
+}
