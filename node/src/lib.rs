@@ -1,5 +1,6 @@
 //! GPU-local node for the Leoma subnet: generates and serves Wan 2.2 video.
 
+pub mod audit;
 pub mod cli;
 pub mod client;
 pub mod cuda;

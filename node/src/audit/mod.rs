@@ -1,0 +1,26 @@
+//! Audits of weights: what exactly a repository holds, whether it keeps the subnet's rules, and whether it
+//! is a copy of another one that was made to look different.
+//!
+//! ```text
+//! tree       which files there are, and which of them may be read
+//! identity   digests of files, tensors and the whole model, in one pass over the disk
+//! rules      the subnet's rules, and what a careful reader refuses: pickles, code, damaged values
+//! ```
+//!
+//! Nothing found in a repository is executed, and nothing outside it is read. An audit accuses people:
+//! whatever could not be read is said, and never counts as clean.
+
+pub mod finding;
+pub mod identity;
+pub mod model_hash;
+pub mod rules;
+pub mod tree;
+
+mod disk;
+mod pass;
+#[cfg(test)]
+mod tests;
+mod weights;
+
+pub use finding::{Finding, Rule, Severity};
+pub use identity::{FileDigest, Identity, ModelDigest, Options, TensorDigest, identify};
