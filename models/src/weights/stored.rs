@@ -117,7 +117,10 @@ impl StoredWeights {
         let mut stored = Self {
             layout: scan.layout,
             kind: scan.kind,
-            head_dim: scan.transformer.as_ref().map(|config| config.attention_head_dim),
+            head_dim: scan
+                .transformer
+                .as_ref()
+                .map(|config| config.attention_head_dim),
             weights: Vec::new(),
             problems: scan
                 .problems

@@ -5,11 +5,13 @@
 //! tree       which files there are, and which of them may be read
 //! identity   digests of files, tensors and the whole model, in one pass over the disk
 //! rules      the subnet's rules, and what a careful reader refuses: pickles, code, damaged values
+//! compare    differences from a common base, and what they say about where weights come from
 //! ```
 //!
 //! Nothing found in a repository is executed, and nothing outside it is read. An audit accuses people:
 //! whatever could not be read is said, and never counts as clean.
 
+pub mod compare;
 pub mod finding;
 pub mod identity;
 pub mod model_hash;

@@ -1,6 +1,7 @@
 //! Repositories made for the tests, and audits of them.
 #![allow(clippy::unwrap_used)]
 
+mod compare;
 mod content;
 mod identity;
 

@@ -1,0 +1,214 @@
+//! From figures to a sentence.
+//!
+//! A verdict says what the weights are consistent with. Who was first is not in the weights: that comes
+//! from the chain and the Hub.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::Evidence;
+
+/// What two models are consistent with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// The same weights in the same types.
+    Identical,
+    /// The same values in other types, names, files, or with rows in another order.
+    Repacked,
+    /// One is the other with small changes.
+    Perturbed,
+    /// One holds a share of the other's difference from the base.
+    Merged,
+    /// Nothing in common beyond the base.
+    SameBaseOnly,
+    /// Not made from the same base, or not the same architecture.
+    Unrelated,
+    /// The figures do not decide.
+    Inconclusive,
+}
+
+impl Verdict {
+    /// Whether it speaks of a copy.
+    pub fn is_copy(self) -> bool {
+        matches!(
+            self,
+            Self::Identical | Self::Repacked | Self::Perturbed | Self::Merged
+        )
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Identical => "identical",
+            Self::Repacked => "repacked",
+            Self::Perturbed => "perturbed",
+            Self::Merged => "merged",
+            Self::SameBaseOnly => "same_base_only",
+            Self::Unrelated => "unrelated",
+            Self::Inconclusive => "inconclusive",
+        })
+    }
+}
+
+/// Where one verdict ends and the next begins.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Thresholds {
+    /// Least cosine between the differences for `perturbed`.
+    pub perturbed: f64,
+    /// Least cosine between the differences for `merged`.
+    pub merged: f64,
+    /// Largest spread of the coefficient over tensors for `merged`, relative to the coefficient.
+    pub spread: f64,
+    /// Largest cosine between the differences for `same_base_only`.
+    pub independent: f64,
+    /// Share of weights, by elements, that must be copied as they are for a part to count as copied.
+    pub copied_part: f64,
+    /// Share of weights, by elements, that must be comparable at all.
+    pub comparable: f64,
+    /// Least size of a difference, in steps of the grid it is stored on, for its direction to mean anything.
+    pub resolved: f64,
+}
+
+impl Default for Thresholds {
+    /// Set by reasoning and by synthetic differences, not on trained models: see `docs/audit.md`. The gap
+    /// between `independent` and `perturbed` is wide on purpose, as an accusation must not be a guess.
+    fn default() -> Self {
+        Self {
+            perturbed: 0.95,
+            merged: 0.5,
+            spread: 0.1,
+            independent: 0.3,
+            copied_part: 0.05,
+            comparable: 0.5,
+            resolved: 0.5,
+        }
+    }
+}
+
+/// The verdict on some evidence, and the sentence that says why.
+pub fn judge(evidence: &Evidence, limits: &Thresholds) -> (Verdict, String) {
+    let e = evidence;
+    if e.tensors == 0 || e.comparable_share < limits.comparable {
+        let message = format!(
+            "The two models have {:.0} % of their weights in the same names and shapes: they are not the same \
+             architecture.",
+            100.0 * e.comparable_share
+        );
+        return (Verdict::Unrelated, message);
+    }
+    if e.equal_share >= 1.0 && e.comparable_share >= 1.0 {
+        return if e.same_types {
+            let message = format!(
+                "All {} weights have the same values in the same types.",
+                e.tensors
+            );
+            (Verdict::Identical, message)
+        } else {
+            let message = format!(
+                "All {} weights have the same values once both are brought to the coarser of their types.",
+                e.tensors
+            );
+            (Verdict::Repacked, message)
+        };
+    }
+    if !e.has_base {
+        let message = format!(
+            "{:.1} % of the weights are equal. Without the common base nothing more can be said, as all \
+             fine-tunes of one base look alike: give --base.",
+            100.0 * e.equal_share
+        );
+        return (Verdict::Inconclusive, message);
+    }
+    if e.base_is_coarser {
+        let message = "The base is stored more coarsely than the models: its rounding would look like \
+                       something they have in common. Give the base in its original type.";
+        return (Verdict::Inconclusive, message.into());
+    }
+    if e.displaced_share > 1.0 - limits.comparable {
+        let message = format!(
+            "{:.0} % of the weights lie far from the base, and no reordering, rescaling or rotation that is \
+             known here brings them near it: at least one model was not made from this base.",
+            100.0 * e.displaced_share
+        );
+        return (Verdict::Unrelated, message);
+    }
+    let Some(cosine) = e.cosine else {
+        let message = "At least one of the models does not differ from the base in weights that could be \
+                       compared: they have nothing in common beyond it.";
+        return (Verdict::SameBaseOnly, message.into());
+    };
+    let undone = if e.undone.is_empty() {
+        String::new()
+    } else {
+        let names: Vec<_> = e.undone.keys().map(String::as_str).collect();
+        format!(
+            " {} of the weights lay far from the base until a change was undone that training does not make \
+             ({}).",
+            e.undone.values().sum::<usize>(),
+            names.join(", ")
+        )
+    };
+    if e.resolution.is_some_and(|steps| steps < limits.resolved) {
+        let message = format!(
+            "The differences from the base are smaller than the steps in which the weights are stored: their \
+             direction is mostly rounding.{undone}"
+        );
+        return (Verdict::Inconclusive, message);
+    }
+    if cosine >= limits.perturbed {
+        let all_equal = e.relative_l2.is_some_and(|distance| distance < 1e-6);
+        return if all_equal && !e.undone.is_empty() {
+            let message =
+                format!("The values are the same once reordered rows are put back.{undone}");
+            (Verdict::Repacked, message)
+        } else {
+            let message = format!(
+                "The differences from the base point the same way (cosine {cosine:.3}): consistent with one \
+                 model being the other with small changes.{undone}"
+            );
+            (Verdict::Perturbed, message)
+        };
+    }
+    if e.low_rank_change {
+        let message = format!(
+            "The models differ from each other in few directions, from the base in many: consistent with a \
+             low-rank change (a LoRA) merged into one to give the other. Cosine of the differences from the \
+             base {cosine:.3}.{undone}"
+        );
+        return (Verdict::Perturbed, message);
+    }
+    if e.copied_share >= limits.copied_part {
+        let message = format!(
+            "{:.0} % of the changed weights are changed in the same way in both models, the others are not: \
+             consistent with parts of one having been put into the other.{undone}",
+            100.0 * e.copied_share
+        );
+        return (Verdict::Merged, message);
+    }
+    let even = e
+        .coefficient_spread
+        .is_some_and(|spread| spread <= limits.spread);
+    if cosine >= limits.merged && even {
+        let message = format!(
+            "B holds {:.2} of A's difference from the base, evenly in all weights (cosine {cosine:.3}): \
+             consistent with a merge or interpolation.{undone}",
+            e.coefficient.unwrap_or_default()
+        );
+        return (Verdict::Merged, message);
+    }
+    if cosine.abs() <= limits.independent && e.undone.is_empty() {
+        let message = format!(
+            "The differences from the base point different ways (cosine {cosine:.3}): consistent with two \
+             independent fine-tunes of one base."
+        );
+        return (Verdict::SameBaseOnly, message);
+    }
+    let message = format!(
+        "The differences from the base are related (cosine {cosine:.3}), as fine-tunes on the same data can \
+         be, and as copies can be: the weights alone do not decide.{undone}"
+    );
+    (Verdict::Inconclusive, message)
+}
