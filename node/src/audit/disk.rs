@@ -210,7 +210,7 @@ mod tests {
     fn the_page_cache_is_left_as_it_was() {
         use rustix::fs::{Advice, fadvise};
         const SIZE: usize = 4 << 20;
-        let mut named = tempfile::NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let mut named = tempfile::NamedTempFile::new().unwrap();
         io::Write::write_all(&mut named, &vec![1; SIZE]).unwrap();
         named.as_file().sync_all().unwrap();
         let read = || {

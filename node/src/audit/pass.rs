@@ -191,13 +191,7 @@ struct Slot {
 
 impl Slot {
     fn open(index: usize, file: &TreeFile, slot: usize, shared: &Shared<'_>) -> Result<Self> {
-        let shown = shared.tree.root.join(&file.path);
-        let shown = if shown.is_dir() {
-            shared.tree.root.clone()
-        } else {
-            shown
-        };
-        let source = Source::open(&file.target, &shown)?;
+        let source = Source::open(&file.target, &shared.tree.shown(file))?;
         let (tensors, refused) = if shared.options.tensors && is_weight_file(&file.path) {
             match tensors_of(&source, Path::new(&file.path)) {
                 Ok(tensors) => (tensors, None),

@@ -67,6 +67,8 @@ pub struct Tree {
     pub files: Vec<TreeFile>,
     /// Links, special files, odd names.
     pub findings: Vec<Finding>,
+    /// `root` is a file.
+    single: bool,
 }
 
 impl Tree {
@@ -95,7 +97,17 @@ impl Tree {
             root: root.to_owned(),
             files: walk.files,
             findings: walk.findings,
+            single: metadata.is_file(),
         })
+    }
+
+    /// A file's path as the caller would write it, for messages.
+    pub(super) fn shown(&self, file: &TreeFile) -> PathBuf {
+        if self.single {
+            self.root.clone()
+        } else {
+            self.root.join(&file.path)
+        }
     }
 
     /// The file at a path of the repository.

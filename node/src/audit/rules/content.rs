@@ -64,7 +64,7 @@ fn check_file(
     findings: &mut Vec<Finding>,
 ) -> leoma_models::Result<()> {
     let ending = ending(&file.path);
-    let mut source = Source::open(&file.target, &tree.root.join(&file.path))?;
+    let mut source = Source::open(&file.target, &tree.shown(file))?;
     let mut head = [0_u8; 8];
     let length = head
         .len()
@@ -335,7 +335,7 @@ fn check_index(tree: &Tree, file: &TreeFile, findings: &mut Vec<Finding>) {
 }
 
 fn names_in(tree: &Tree, file: &TreeFile) -> Option<BTreeSet<String>> {
-    let path = tree.root.join(&file.path);
+    let path = tree.shown(file);
     let source = Source::open(&file.target, &path).ok()?;
     let tensors = stored_tensors(source.file(), std::path::Path::new(&file.path)).ok()?;
     Some(tensors.into_iter().map(|tensor| tensor.name).collect())

@@ -16,7 +16,7 @@ const MAX_CONFIG: u64 = 1 << 20;
 
 /// The content of a small file.
 fn read(tree: &Tree, file: &TreeFile, limit: u64) -> Result<Vec<u8>> {
-    let shown = tree.root.join(&file.path);
+    let shown = tree.shown(file);
     let mut source = Source::open(&file.target, &shown)?;
     if source.size() > limit {
         return Err(Error::artifact(
@@ -36,5 +36,5 @@ fn read(tree: &Tree, file: &TreeFile, limit: u64) -> Result<Vec<u8>> {
 fn read_object(tree: &Tree, file: &TreeFile, limit: u64) -> Result<Map<String, Value>> {
     let bytes = read(tree, file, limit)?;
     serde_json::from_slice(&bytes)
-        .map_err(|error| Error::artifact(tree.root.join(&file.path), format!("bad JSON: {error}")))
+        .map_err(|error| Error::artifact(tree.shown(file), format!("bad JSON: {error}")))
 }
