@@ -1,0 +1,151 @@
+"""Stage 3: flow matching of the transformer and the text encoder. `python -m tiny_wan.train_dit --run DIR`."""
+
+from __future__ import annotations
+
+import argparse
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from .captions import EMPTY, caption
+from .flow import Flow, token_ids, token_times
+from .latents import FIRST
+from .networks import count, make_text_encoder, make_transformer
+from .optimiser import Optimiser
+from .paint import photos
+from .pool import PER_FILE
+from .scenes import draw
+from .work import Clock, barrier, log, rate, save, start
+
+# Share of clips whose first frame is given, and of captions left empty.
+WITH_IMAGE, WITHOUT_CAPTION = 0.8, 0.1
+SHIFT = 3.0
+# Tables, not maps: stepped by Adam.
+PLAIN = ("shared", "embed_tokens", "relative_attention_bias", "scale_shift_table")
+
+
+class Data:
+    """Latents in memory with their scenes; captions are drawn anew for every use."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder, self.rng, self.random = folder, np.random.default_rng(seed), random.Random(seed)
+        self.latents: list[np.ndarray] = []
+        self.scenes: list = []
+        self.read: set[str] = set()
+
+    def refresh(self) -> int:
+        """Reads new files; number of clips."""
+        for path in sorted(self.folder.glob("latents-???.npy")):
+            if path.name in self.read:
+                continue
+            self.read.add(path.name)
+            number = int(path.stem.split("-")[1])
+            self.latents.append(np.load(path))
+            self.scenes += [draw(FIRST + number * PER_FILE + i, photos(False)) for i in range(PER_FILE)]
+        return len(self.scenes)
+
+    def statistics(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of every channel."""
+        values = np.concatenate([a.astype(np.float32).transpose(1, 0, 2, 3, 4).reshape(a.shape[1], -1) for a in self.latents], 1)
+        return values.mean(1).tolist(), values.std(1).tolist()
+
+    def batch(self, count: int) -> tuple[Tensor, list[str]]:
+        """Latents [count, 48, T, h, w] and captions."""
+        chosen = self.rng.integers(len(self.scenes), size=count)
+        latents = np.stack([self.latents[i // PER_FILE][i % PER_FILE] for i in chosen]).astype(np.float32)
+        words = [
+            self.random.choice(EMPTY) if self.random.random() < WITHOUT_CAPTION else caption(self.scenes[i], self.random)
+            for i in chosen
+        ]
+        return torch.from_numpy(latents), words
+
+
+def flow_loss(flow: Flow, x: Tensor, ids: Tensor, generator: torch.Generator) -> Tensor:
+    """Squared error of the velocity, over the frames that are not given."""
+    batch, _, frames, h, w = x.shape
+    u = torch.sigmoid(torch.randn(batch, generator=generator) * 1.2)
+    sigma = SHIFT * u / (1 + (SHIFT - 1) * u)
+    with_image = torch.rand(batch, generator=generator) < WITH_IMAGE
+    noise = torch.randn(x.shape, generator=generator)
+    s = sigma.view(-1, 1, 1, 1, 1)
+    noisy = (1 - s) * x + s * noise
+    given = with_image.view(-1, 1, 1, 1, 1)
+    noisy[:, :, :1] = torch.where(given, x[:, :, :1], noisy[:, :, :1])
+    # The pinned pipeline feeds whole timesteps.
+    times = token_times((sigma * 1000).floor(), frames, (h // 2) * (w // 2), with_image)
+    velocity = flow(noisy.bfloat16(), times, ids).float()
+    error = (velocity - (noise - x)).square()
+    later = error[:, :, 1:].mean()
+    first = (error[:, :, :1] * (~given)).mean()
+    return later + first / frames
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--peak", type=float, default=2e-3)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--heads", type=int, default=8)
+    parser.add_argument("--layers", type=int, default=6)
+    arguments = parser.parse_args()
+    rank, _ = start()
+    tokenizer = AutoTokenizer.from_pretrained(arguments.run / "tokenizer")
+    vocabulary = len(tokenizer)
+    flow = Flow(
+        make_text_encoder(arguments.seed, vocabulary),
+        make_transformer(arguments.seed, arguments.heads, arguments.layers),
+    ).bfloat16()
+    optimiser = Optimiser(flow, plain=PLAIN)
+    average = [w.clone() for w in optimiser.weights]
+    state_file, clock = arguments.run / "dit.pt", Clock(arguments.minutes)
+    data = Data(arguments.run / "latents", 0)
+    clips = data.refresh()
+    statistics = data.statistics()
+    if state_file.exists():
+        state = torch.load(state_file)
+        optimiser.load(state["optimiser"])
+        clock.spent, average, statistics = state["spent"], state["average"], state["statistics"]
+    seed = arguments.seed * 1000 + rank + 7919 * optimiser.steps
+    data.rng, data.random = np.random.default_rng(seed), random.Random(seed)
+    generator = torch.Generator().manual_seed(seed)
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in statistics)
+    log(rank, f"text {count(flow.text):.2f} M, transformer {count(flow.transformer):.2f} M, {clips} clips, step {optimiser.steps}")
+    log(rank, f"latents: |mean| {mean.abs().mean():.2f}, std {std.min():.2f} to {std.max():.2f}")
+    shown = saved = clock.spent
+    smooth = 0.0
+
+    def keep() -> None:
+        state = {"optimiser": optimiser.state(), "average": average, "statistics": statistics}
+        save(state_file, state | {"spent": clock.spent, "sizes": vars(arguments), "vocabulary": vocabulary})
+
+    while (progress := clock.tick()) < 1:
+        latents, words = data.batch(arguments.batch)
+        loss = flow_loss(flow, (latents - mean) / std, token_ids(tokenizer, words), generator)
+        loss.backward()
+        optimiser.step(rate(progress, arguments.peak))
+        with torch.no_grad():
+            torch._foreach_lerp_(average, optimiser.weights, max(0.005, 1 / (optimiser.steps + 1)))
+        smooth = 0.99 * smooth + 0.01 * loss.item() if smooth else loss.item()
+        if rank == 0 and clock.spent - shown > 30:
+            shown = clock.spent
+            log(rank, f"step {optimiser.steps} {100 * progress:.0f} % loss {smooth:.4f}, gradient {optimiser.norm:.3f}, {clips} clips")
+        if rank == 0 and clock.spent - saved > 120:
+            saved = clock.spent
+            keep()
+        if optimiser.steps % 200 == 0:
+            clips = data.refresh()
+    if rank == 0:
+        keep()
+        log(rank, f"done, loss {smooth:.4f}")
+    barrier()
+
+
+if __name__ == "__main__":
+    main()

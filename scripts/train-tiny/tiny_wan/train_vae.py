@@ -1,0 +1,166 @@
+"""Stage 1: the VAE, on crops of painted clips. `python -m tiny_wan.train_vae --run DIR`.
+
+With `--decoder-only` the encoder of an earlier run stays as it is and the decoder goes on learning: the latents of
+stage 2 and the transformer of stage 3 can then be made at the same time.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from . import whole_clip
+from .networks import count, make_vae
+from .optimiser import Optimiser
+from .paint import paint, photos
+from .pictures import save_rows, strip
+from .pool import HELD_OUT, Pool
+from .scenes import draw
+from .work import Clock, barrier, log, rate, save, start
+
+KL = 2e-5
+FRAMES, SIZE = 9, 64
+
+
+class Loss(nn.Module):
+    """Reconstruction, its change from frame to frame, and a small pull of the latents to the unit normal."""
+
+    def __init__(self, vae: nn.Module, decoder_only: bool) -> None:
+        super().__init__()
+        self.vae, self.decoder_only = vae, decoder_only
+
+    def forward(self, clip: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.set_grad_enabled(not self.decoder_only):
+            mean, log_variance = whole_clip.encode(self.vae, clip)
+        log_variance = log_variance.float().clamp(-20, 10)
+        z = mean + torch.exp(0.5 * log_variance).to(mean.dtype) * noise
+        error = (whole_clip.decode(self.vae, z) - clip).float()
+        square = error.square().mean()
+        temporal = (error[:, :, 1:] - error[:, :, :-1]).square().mean()
+        divergence = 0.5 * (mean.float().square() + log_variance.exp() - 1 - log_variance).mean()
+        loss = square + 0.05 * error.abs().mean() + 0.25 * temporal + KL * divergence
+        return loss, square.detach(), divergence.detach()
+
+
+def as_compute(model: nn.Module) -> nn.Module:
+    """bfloat16, kernels with the channels last, as the convolutions want them."""
+    model = model.to(torch.bfloat16)
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv3d):
+            layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last_3d)
+        elif isinstance(layer, nn.Conv2d):
+            layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
+    return model
+
+
+@torch.no_grad()
+def held_out(vae: nn.Module, path: Path | None, scenes: int = 6, frames: int = 17) -> tuple[float, float]:
+    """PSNR in dB over held-out clips and over their first frames; draws both clips to `path`."""
+    rows, psnr, first = [], [], []
+    for seed in range(HELD_OUT, HELD_OUT + scenes):
+        clip = paint(draw(seed, photos(True)), frames)
+        x = (clip * 2 - 1).transpose(0, 1)[None].to(next(vae.parameters()).dtype)
+        mean, _ = whole_clip.encode(vae, x)
+        back = (whole_clip.decode(vae, mean)[0].float().transpose(0, 1) * 0.5 + 0.5).clamp(0, 1)
+        square = (back - clip).square()
+        psnr.append(-10 * torch.log10(square.mean()).item())
+        first.append(-10 * torch.log10(square[0].mean()).item())
+        rows += [strip(clip), strip(back)]
+    if path:
+        save_rows(path, rows)
+    return sum(psnr) / len(psnr), sum(first) / len(first)
+
+
+@torch.no_grad()
+def take_weights(vae: nn.Module, run: Path) -> None:
+    """Gives `vae` the weights of the joint stage, and of the decoder's own where there are any."""
+    joint = torch.load(run / "vae.pt")["optimiser"]["weights"]
+    for parameter, weight in zip(vae.parameters(), joint, strict=True):
+        parameter.copy_(weight)
+    if (run / "decoder.pt").exists():
+        later = torch.load(run / "decoder.pt")["optimiser"]["weights"]
+        parts = [p for n, p in vae.named_parameters() if n.startswith(("decoder.", "post_quant_conv."))]
+        for parameter, weight in zip(parts, later, strict=True):
+            parameter.copy_(weight)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=45)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--peak", type=float, default=2e-3)
+    parser.add_argument("--encoder", type=int, default=16)
+    parser.add_argument("--decoder", type=int, default=16)
+    parser.add_argument("--blocks", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=4, help="clips per process and step")
+    parser.add_argument("--decoder-only", action="store_true")
+    parser.add_argument("--no-compile", action="store_true")
+    arguments = parser.parse_args()
+    rank, world = start()
+    vae = as_compute(make_vae(arguments.seed, arguments.encoder, arguments.decoder, arguments.blocks))
+    if arguments.decoder_only:
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
+    optimiser = Optimiser(vae)
+    state_file, clock = arguments.run / "vae.pt", Clock(arguments.minutes)
+    if arguments.decoder_only:
+        state_file = arguments.run / "decoder.pt"
+        if not state_file.exists():
+            take_weights(vae, arguments.run)
+            optimiser = Optimiser(vae)
+    if state_file.exists():
+        state = torch.load(state_file)
+        if arguments.decoder_only:
+            take_weights(vae, arguments.run)
+        optimiser.load(state["optimiser"])
+        clock.spent = state["spent"]
+    pool = Pool(arguments.run / "pool", arguments.seed * 1000 + rank + 7919 * optimiser.steps)
+    loss = Loss(vae, arguments.decoder_only)
+    step = loss if arguments.no_compile else torch.compile(loss, dynamic=False)
+    torch.manual_seed(rank + 7919 * optimiser.steps)
+    log(rank, f"VAE {count(vae):.2f} M parameters, {pool.refresh()} clips, step {optimiser.steps}")
+    batch = arguments.batch
+    latent = (batch, vae.config.z_dim, (FRAMES - 1) // 4 + 1, SIZE // 16, SIZE // 16)
+    shown = saved = clock.spent
+    mean_square = divergence = 0.0
+    if optimiser.steps == 0:
+        # Compiling is not training: the clock starts behind it.
+        step(pool.crops(batch, FRAMES, SIZE).bfloat16(), torch.zeros(latent, dtype=torch.bfloat16))[0].backward()
+        vae.zero_grad(set_to_none=True)
+        barrier()
+        clock.tick()
+        clock.spent = 0.0
+    while (progress := clock.tick()) < 1:
+        clip = pool.crops(batch, FRAMES, SIZE).bfloat16()
+        value, square, kl = step(clip, torch.randn(latent).bfloat16())
+        value.backward()
+        optimiser.step(rate(progress, arguments.peak))
+        mean_square = 0.97 * mean_square + 0.03 * square.item() if mean_square else square.item()
+        divergence = kl.item()
+        if rank == 0 and clock.spent - shown > 60:
+            shown = clock.spent
+            whole, first = held_out(vae, arguments.run / "pictures" / "vae.png")
+            db = -10 * torch.log10(torch.tensor(mean_square / 4)).item()
+            log(
+                rank,
+                f"step {optimiser.steps} {100 * progress:.0f} % train {db:.2f} dB, held out {whole:.2f} dB, "
+                f"first frames {first:.2f} dB, kl {divergence:.2f}, gradient {optimiser.norm:.3f}, {pool.refresh()} clips",
+            )
+        if rank == 0 and clock.spent - saved > 180:
+            saved = clock.spent
+            save(state_file, {"optimiser": optimiser.state(), "spent": clock.spent, "sizes": vars(arguments)})
+        if rank and optimiser.steps % 50 == 0:
+            pool.refresh()
+    if rank == 0:
+        save(state_file, {"optimiser": optimiser.state(), "spent": clock.spent, "sizes": vars(arguments)})
+        log(rank, "done, PSNR {:.2f} dB, first frames {:.2f} dB".format(*held_out(vae, arguments.run / "pictures" / "vae.png")))
+    barrier()
+
+
+if __name__ == "__main__":
+    main()
