@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from .scenes import ACTIONS, LIGHT, MOVES, Scene, Thing
+from .scenes import LIGHT, MOVES, Scene, Thing
 
 SHAPE_WORDS = {
     "circle": ("circle", "ball", "disc"),
@@ -23,7 +23,13 @@ WAYS = {
     "down": ("down", "downwards", "towards the bottom"),
 }
 # Third person and participle.
-GO = (("moves", "moving"), ("slides", "sliding"), ("glides", "gliding"), ("drifts", "drifting"), ("travels", "travelling"))
+GO = (
+    ("moves", "moving"),
+    ("slides", "sliding"),
+    ("glides", "gliding"),
+    ("drifts", "drifting"),
+    ("travels", "travelling"),
+)
 TURN = (("turns", "turning"), ("rotates", "rotating"), ("spins", "spinning"))
 TURN_WAYS = {
     "turn_clockwise": ("clockwise", "in a clockwise direction"),
@@ -34,10 +40,18 @@ SHRINK = (("shrinks", "shrinking"), ("gets smaller", "getting smaller"), ("dwind
 PACE = ("", "", "", " slowly", " steadily", " smoothly")
 CAMERA_WORDS = {
     "zoom_in": (
-        "the camera zooms in", "zooming in", "a slow zoom in", "the camera moves closer", "the view closes in",
+        "the camera zooms in",
+        "zooming in",
+        "a slow zoom in",
+        "the camera moves closer",
+        "the view closes in",
     ),
     "zoom_out": (
-        "the camera zooms out", "zooming out", "a slow zoom out", "the camera pulls back", "the view widens",
+        "the camera zooms out",
+        "zooming out",
+        "a slow zoom out",
+        "the camera pulls back",
+        "the view widens",
     ),
 }
 PAN = ("the camera pans {way}", "the camera moves {way}", "a camera pan {way}", "panning {way}", "the view pans {way}")
@@ -154,30 +168,3 @@ def caption(scene: Scene, rng: random.Random) -> str:
     if rng.random() < 0.3:
         text += "."
     return text
-
-
-def plain_caption(scene: Scene) -> str:
-    """The plainest caption, for pictures and the demonstration."""
-    sentences = []
-    for motion, index in scene.asked:
-        if index is None:
-            rng = random.Random(0)
-            sentences.append(
-                CAMERA_WORDS[motion][0] if motion in CAMERA_WORDS
-                else LIGHT_WORDS[motion][0] if motion in LIGHT
-                else f"the camera pans {WAYS[motion.removeprefix('pan_')][0]}"
-            )
-        else:
-            thing = scene.things[index]
-            assert motion in ACTIONS
-            rng = random.Random(0)
-            if motion in MOVES:
-                deed = f"moves {WAYS[motion.removeprefix('move_')][0]}"
-            elif motion.startswith("turn"):
-                deed = f"turns {TURN_WAYS[motion][0]}"
-            else:
-                deed = "grows" if motion == "grow" else "shrinks"
-            skin = f"{thing.skin} " if thing.skin != "plain" else ""
-            sentences.append(f"the {skin}{thing.colour} {SHAPE_WORDS[thing.shape][0]} {deed}")
-    text = ", ".join(sentences)
-    return text[0].upper() + text[1:]

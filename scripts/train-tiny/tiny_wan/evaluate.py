@@ -1,5 +1,6 @@
-"""How good a checkpoint is, on scenes and photographs it has not seen. `python -m tiny_wan.evaluate --model DIR --out DIR`.
+"""How good a checkpoint is, on scenes and photographs it has not seen.
 
+`python -m tiny_wan.evaluate --model DIR --out DIR` writes `report.json` and strips of frames.
 Every figure is given for the checkpoint, for the true clips, for the first frame repeated, and for the same networks
 with random weights.
 """
@@ -103,14 +104,25 @@ def other_prompt(scene: Scene, rng: random.Random) -> Scene:
     asked, index = scene.asked[0]
     if index is None:
         opposite = {
-            "pan_left": "pan_right", "pan_right": "pan_left", "pan_up": "pan_down", "pan_down": "pan_up",
-            "zoom_in": "zoom_out", "zoom_out": "zoom_in", "brighten": "darken", "darken": "brighten",
+            "pan_left": "pan_right",
+            "pan_right": "pan_left",
+            "pan_up": "pan_down",
+            "pan_down": "pan_up",
+            "zoom_in": "zoom_out",
+            "zoom_out": "zoom_in",
+            "brighten": "darken",
+            "darken": "brighten",
         }[asked]
         return Scene(**{**vars(scene), "asked": [(opposite, None)]})
     opposite = {
-        "move_left": "move_up", "move_right": "move_down", "move_up": "move_right", "move_down": "move_left",
-        "turn_clockwise": "turn_counterclockwise", "turn_counterclockwise": "turn_clockwise",
-        "grow": "shrink", "shrink": "grow",
+        "move_left": "move_up",
+        "move_right": "move_down",
+        "move_up": "move_right",
+        "move_down": "move_left",
+        "turn_clockwise": "turn_counterclockwise",
+        "turn_counterclockwise": "turn_clockwise",
+        "grow": "shrink",
+        "shrink": "grow",
     }[asked]
     assert opposite in ACTIONS
     return Scene(**{**vars(scene), "asked": [(opposite, index)]})

@@ -16,7 +16,9 @@ EXAMPLES = {
     "example-1.png": (
         "The red star moves to the right, the camera stays still",
         Scene(
-            101, "wavy", ("teal", "lilac"),
+            101,
+            "wavy",
+            ("teal", "lilac"),
             [Thing("star", "red", "plain", 34, 56, 17, 0.1), Thing("circle", "yellow", "spotted", 112, 26, 13, 0.0)],
             asked=[("move_right", 0)],
         ),
@@ -24,17 +26,25 @@ EXAMPLES = {
     "example-2.png": (
         "The camera zooms in on a yellow heart in front of a brick wall",
         Scene(
-            102, "brick", ("beige", "brown"),
+            102,
+            "brick",
+            ("beige", "brown"),
             [Thing("heart", "yellow", "plain", 84, 50, 16, -0.1)],
-            camera="zoom_in", zoom=1.6, asked=[("zoom_in", None)],
+            camera="zoom_in",
+            zoom=1.6,
+            asked=[("zoom_in", None)],
         ),
     ),
     "example-3.png": (
         "A striped green square turns clockwise, and the light gets darker",
         Scene(
-            103, "cloudy", ("grey", "pink"),
+            103,
+            "cloudy",
+            ("grey", "pink"),
             [Thing("square", "green", "striped", 62, 48, 16, 0.2), Thing("ring", "purple", "plain", 122, 54, 14, 0.0)],
-            light="darken", brightness=0.5, asked=[("turn_clockwise", 0), ("darken", None)],
+            light="darken",
+            brightness=0.5,
+            asked=[("turn_clockwise", 0), ("darken", None)],
         ),
     ),
 }

@@ -82,6 +82,7 @@ class Lora(nn.Module):
         self.b = nn.Parameter(torch.zeros(linear.out_features, rank))
 
     def forward(self, x: Tensor) -> Tensor:
+        """The layer with its addition."""
         return self.linear(x) + (x @ self.a.T @ self.b.T) * self.scale
 
 
@@ -149,9 +150,11 @@ def write_weights(base: Path, out: Path, changed: dict[str, dict[str, Tensor]], 
         missing = stored.keys() - tensors.keys()
         if missing:
             raise SystemExit(f"error: {part}: no new value for {sorted(missing)[0]}")
-        save_file({name: tensors[name].to(old.dtype).contiguous() for name, old in stored.items()}, path, {"format": "pt"})
+        new = {name: tensors[name].to(old.dtype).contiguous() for name, old in stored.items()}
+        save_file(new, path, {"format": "pt"})
     (out / "finetune.json").write_text(json.dumps(about, indent=2) + "\n")
-    text = f"# A descendant of tiny-wan\n\nMade by `scripts/train-tiny/finetune`; how: `finetune.json`.\n\n```\n{digests(out)}\n```\n"
+    text = "# A descendant of tiny-wan\n\nMade by `scripts/train-tiny/finetune`; how: `finetune.json`.\n\n"
+    text += f"```\n{digests(out)}\n```\n"
     (out / "README.md").write_text(text)
 
 

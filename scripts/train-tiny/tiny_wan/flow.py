@@ -26,6 +26,7 @@ class Attention:
         attention_mask: Tensor | None = None,
         rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
+        """The signature of diffusers' processors."""
         source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))
         key = attn.norm_k(attn.to_k(source)).unflatten(2, (attn.heads, -1))
@@ -68,9 +69,7 @@ class Flow(nn.Module):
     def forward(self, latents: Tensor, times: Tensor, ids: Tensor) -> Tensor:
         """`times` [B, tokens] in 0..1000."""
         text = self.encode(ids)
-        return self.transformer(
-            hidden_states=latents, timestep=times, encoder_hidden_states=text, return_dict=False
-        )[0]
+        return self.transformer(hidden_states=latents, timestep=times, encoder_hidden_states=text, return_dict=False)[0]
 
 
 def token_times(t: Tensor, frames: int, per_frame: int, with_image: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +48,9 @@ def _sample(picture: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return F.grid_sample(picture[None], grid, mode="bilinear", padding_mode="border", align_corners=False)[0, :, 0]
 
 
-def register(before: Tensor, after: Tensor, centre: Tensor, x: Tensor, y: Tensor, weight: Tensor, turning: bool) -> Similarity:
+def register(
+    before: Tensor, after: Tensor, centre: Tensor, x: Tensor, y: Tensor, weight: Tensor, turning: bool
+) -> Similarity:
     """The similarity about `centre` that carries the points x, y [N] of `before` to `after` ([3, H, W])."""
     _, h, w = before.shape
     values = _sample(before, x, y)
@@ -145,7 +148,7 @@ def measure(clip: Tensor, scene: Scene, every: int = 2) -> Measured:
     sizes = [t.radius for t in scene.things]
     pan, zoom = torch.zeros(2), 0.0
     things = [[0.0, 0.0, 0.0, 0.0] for _ in scene.things]
-    for before, after in zip(frames[:-1], frames[1:], strict=True):
+    for before, after in pairwise(frames):
         weight = torch.ones_like(xs)
         for place, size in zip(places, sizes, strict=True):
             weight *= ((xs - place[0]).square() + (ys - place[1]).square() > (1.35 * size + 3) ** 2).float()
@@ -157,7 +160,8 @@ def measure(clip: Tensor, scene: Scene, every: int = 2) -> Measured:
         zoom += seen.growth
         for i, (place, size) in enumerate(zip(places, sizes, strict=True)):
             reach = 1.3 * size + 1
-            oy, ox = torch.meshgrid(torch.arange(-reach, reach + 0.1, 1.5), torch.arange(-reach, reach + 0.1, 1.5), indexing="ij")
+            offsets = torch.arange(-reach, reach + 0.1, 1.5)
+            oy, ox = torch.meshgrid(offsets, offsets, indexing="ij")
             ox, oy = ox.flatten(), oy.flatten()
             near = (ox.square() + oy.square() <= reach * reach).float()
             x, y = ox + place[0], oy + place[1]
@@ -198,6 +202,7 @@ def smoothness(clip: Tensor) -> Smoothness:
     means = clip.mean(dim=(1, 2, 3))
     flicker = (means[2:] - 2 * means[1:-1] + means[:-2]).square().mean().sqrt().item() * 255
     grey = clip.mean(1) / clip.mean(dim=(1, 2, 3), keepdim=True)[:, 0].clamp_min(0.02)
-    energy = (grey[:, :, 1:] - grey[:, :, :-1]).square().mean((1, 2)) + (grey[:, 1:] - grey[:, :-1]).square().mean((1, 2))
+    across, down = grey[:, :, 1:] - grey[:, :, :-1], grey[:, 1:] - grey[:, :-1]
+    energy = across.square().mean((1, 2)) + down.square().mean((1, 2))
     quarter = len(energy) // 4
     return Smoothness(change, flicker, (energy[-quarter:].mean() / energy[:quarter].mean().clamp_min(1e-9)).item())

@@ -33,14 +33,18 @@ class Optimiser:
         self.model_weights = [p for _, p in named]
         self.weights = [p.detach().float().clone() for _, p in named]
         # Embeddings and tables are no maps from vectors to vectors.
-        self.matrix = [p.dim() > 1 and min(p.shape[0], p[0].numel()) > 4 and not any(k in n for k in plain) for n, p in named]
+        self.matrix = [
+            p.dim() > 1 and min(p.shape[0], p[0].numel()) > 4 and not any(part in name for part in plain)
+            for name, p in named
+        ]
         self.first = [torch.zeros_like(w) for w in self.weights]
         self.second = [None if m else torch.zeros_like(w) for m, w in zip(self.matrix, self.weights, strict=True)]
         self.steps = 0
         self.decay = decay
 
     def _gradients(self, limit: float) -> list[Tensor]:
-        grads = [torch.zeros_like(w) if p.grad is None else p.grad.float() for p, w in zip(self.model_weights, self.weights, strict=True)]
+        pairs = zip(self.model_weights, self.weights, strict=True)
+        grads = [torch.zeros_like(w) if p.grad is None else p.grad.float() for p, w in pairs]
         for p in self.model_weights:
             p.grad = None
         if dist.is_initialized() and dist.get_world_size() > 1:

@@ -27,7 +27,8 @@ def save_rows(path: Path, rows: list[Tensor], labels: list[str] | None = None, s
             draw.text((2, top + 1), label, fill="black")
         values = (row.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
         picture = Image.fromarray(np.ascontiguousarray(values))
-        sheet.paste(picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST), (0, top + above))
+        picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+        sheet.paste(picture, (0, top + above))
         top += row.shape[1] * scale + above
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)

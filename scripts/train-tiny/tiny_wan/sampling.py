@@ -91,7 +91,8 @@ def generate(
         "output_type": "np",
     }
     if first is None:
-        parts = {name: pipeline.components[name] for name in ("tokenizer", "text_encoder", "vae", "scheduler", "transformer")}
+        names = ("tokenizer", "text_encoder", "vae", "scheduler", "transformer")
+        parts = {name: pipeline.components[name] for name in names}
         plain = WanPipeline(**parts, transformer_2=None, boundary_ratio=None, expand_timesteps=True)
         plain.set_progress_bar_config(disable=True)
         frames = plain(**arguments).frames

@@ -19,7 +19,7 @@ from .optimiser import Optimiser
 from .paint import photos
 from .pool import PER_FILE
 from .scenes import draw
-from .work import Clock, barrier, log, rate, save, start
+from .work import Clock, barrier, log, plain, rate, save, start
 
 # Share of clips whose first frame is given, and of captions left empty.
 WITH_IMAGE, WITHOUT_CAPTION = 0.8, 0.1
@@ -50,18 +50,21 @@ class Data:
 
     def statistics(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation of every channel."""
-        values = np.concatenate([a.astype(np.float32).transpose(1, 0, 2, 3, 4).reshape(a.shape[1], -1) for a in self.latents], 1)
+        channels = [a.astype(np.float32).swapaxes(0, 1).reshape(a.shape[1], -1) for a in self.latents]
+        values = np.concatenate(channels, 1)
         return values.mean(1).tolist(), values.std(1).tolist()
 
     def batch(self, count: int) -> tuple[Tensor, list[str]]:
         """Latents [count, 48, T, h, w] and captions."""
         chosen = self.rng.integers(len(self.scenes), size=count)
         latents = np.stack([self.latents[i // PER_FILE][i % PER_FILE] for i in chosen]).astype(np.float32)
-        words = [
-            self.random.choice(EMPTY) if self.random.random() < WITHOUT_CAPTION else caption(self.scenes[i], self.random)
-            for i in chosen
-        ]
-        return torch.from_numpy(latents), words
+        return torch.from_numpy(latents), [self.words(i) for i in chosen]
+
+    def words(self, index: int) -> str:
+        """A caption of a clip, or an empty one."""
+        if self.random.random() < WITHOUT_CAPTION:
+            return self.random.choice(EMPTY)
+        return caption(self.scenes[index], self.random)
 
 
 def flow_loss(flow: Flow, x: Tensor, ids: Tensor, generator: torch.Generator) -> Tensor:
@@ -116,14 +119,15 @@ def main() -> None:
     data.rng, data.random = np.random.default_rng(seed), random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
     mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in statistics)
-    log(rank, f"text {count(flow.text):.2f} M, transformer {count(flow.transformer):.2f} M, {clips} clips, step {optimiser.steps}")
+    sizes = f"text {count(flow.text):.2f} M, transformer {count(flow.transformer):.2f} M parameters"
+    log(rank, f"{sizes}, {clips} clips, step {optimiser.steps}")
     log(rank, f"latents: |mean| {mean.abs().mean():.2f}, std {std.min():.2f} to {std.max():.2f}")
     shown = saved = clock.spent
     smooth = 0.0
 
     def keep() -> None:
         state = {"optimiser": optimiser.state(), "average": average, "statistics": statistics}
-        save(state_file, state | {"spent": clock.spent, "sizes": vars(arguments), "vocabulary": vocabulary})
+        save(state_file, state | {"spent": clock.spent, "sizes": plain(arguments), "vocabulary": vocabulary})
 
     while (progress := clock.tick()) < 1:
         latents, words = data.batch(arguments.batch)
@@ -135,8 +139,9 @@ def main() -> None:
         smooth = 0.99 * smooth + 0.01 * loss.item() if smooth else loss.item()
         if rank == 0 and clock.spent - shown > 30:
             shown = clock.spent
-            log(rank, f"step {optimiser.steps} {100 * progress:.0f} % loss {smooth:.4f}, gradient {optimiser.norm:.3f}, {clips} clips")
-        if rank == 0 and clock.spent - saved > 120:
+            where = f"step {optimiser.steps} {100 * progress:.0f} %"
+            log(rank, f"{where} loss {smooth:.4f}, gradient {optimiser.norm:.3f}, {clips} clips")
+        if rank == 0 and clock.spent - saved > 60:
             saved = clock.spent
             keep()
         if optimiser.steps % 200 == 0:

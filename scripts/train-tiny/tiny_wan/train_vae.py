@@ -19,7 +19,7 @@ from .paint import paint, photos
 from .pictures import save_rows, strip
 from .pool import HELD_OUT, Pool
 from .scenes import draw
-from .work import Clock, barrier, log, rate, save, start
+from .work import Clock, barrier, log, plain, rate, save, start
 
 KL = 2e-5
 FRAMES, SIZE = 9, 64
@@ -33,6 +33,7 @@ class Loss(nn.Module):
         self.vae, self.decoder_only = vae, decoder_only
 
     def forward(self, clip: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, squared error and divergence of clips in [-1, 1]; `noise` draws the latents."""
         with torch.set_grad_enabled(not self.decoder_only):
             mean, log_variance = whole_clip.encode(self.vae, clip)
         log_variance = log_variance.float().clamp(-20, 10)
@@ -101,7 +102,7 @@ def main() -> None:
     parser.add_argument("--decoder-only", action="store_true")
     parser.add_argument("--no-compile", action="store_true")
     arguments = parser.parse_args()
-    rank, world = start()
+    rank, _ = start()
     vae = as_compute(make_vae(arguments.seed, arguments.encoder, arguments.decoder, arguments.blocks))
     if arguments.decoder_only:
         vae.encoder.requires_grad_(False)
@@ -146,19 +147,18 @@ def main() -> None:
             shown = clock.spent
             whole, first = held_out(vae, arguments.run / "pictures" / "vae.png")
             db = -10 * torch.log10(torch.tensor(mean_square / 4)).item()
-            log(
-                rank,
-                f"step {optimiser.steps} {100 * progress:.0f} % train {db:.2f} dB, held out {whole:.2f} dB, "
-                f"first frames {first:.2f} dB, kl {divergence:.2f}, gradient {optimiser.norm:.3f}, {pool.refresh()} clips",
-            )
-        if rank == 0 and clock.spent - saved > 180:
+            where = f"step {optimiser.steps} {100 * progress:.0f} %"
+            quality = f"train {db:.2f} dB, held out {whole:.2f} dB, first frames {first:.2f} dB"
+            log(rank, f"{where} {quality}, kl {divergence:.2f}, gradient {optimiser.norm:.3f}, {pool.refresh()} clips")
+        if rank == 0 and clock.spent - saved > 60:
             saved = clock.spent
-            save(state_file, {"optimiser": optimiser.state(), "spent": clock.spent, "sizes": vars(arguments)})
+            save(state_file, {"optimiser": optimiser.state(), "spent": clock.spent, "sizes": plain(arguments)})
         if rank and optimiser.steps % 50 == 0:
             pool.refresh()
     if rank == 0:
-        save(state_file, {"optimiser": optimiser.state(), "spent": clock.spent, "sizes": vars(arguments)})
-        log(rank, "done, PSNR {:.2f} dB, first frames {:.2f} dB".format(*held_out(vae, arguments.run / "pictures" / "vae.png")))
+        save(state_file, {"optimiser": optimiser.state(), "spent": clock.spent, "sizes": plain(arguments)})
+        whole, first = held_out(vae, arguments.run / "pictures" / "vae.png")
+        log(rank, f"done, held out {whole:.2f} dB, first frames {first:.2f} dB")
     barrier()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import time
 from datetime import timedelta
@@ -69,6 +70,11 @@ def save(path: Path, state: dict[str, Any]) -> None:
     beside = path.with_suffix(".tmp")
     torch.save(state, beside)
     beside.rename(path)
+
+
+def plain(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options as numbers and texts: files with other types in them are not read back."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()}
 
 
 def log(rank: int, *words: object) -> None:
