@@ -70,7 +70,7 @@ def card(folder: Path, template: Path) -> None:
 def trained(run: Path) -> tuple[AutoencoderKLWan, UMT5EncoderModel, WanTransformer3DModel]:
     """The networks of a run, with the averaged weights of stage 3."""
     vae = trained_vae(run)
-    state = torch.load(run / "dit.pt")
+    state = torch.load(run / "dit.pt", map_location="cpu")
     sizes = state["sizes"]
     text = make_text_encoder(0, state["vocabulary"])
     transformer = make_transformer(0, sizes["heads"], sizes["layers"])

@@ -18,7 +18,7 @@ from .paint import paint, photos
 from .pool import PER_FILE
 from .scenes import draw
 from .train_vae import as_compute, take_weights
-from .work import Clock, log, start
+from .work import Clock, device, log, start
 
 # Other scenes than those of the VAE's pool.
 FIRST = 2_000_000
@@ -26,7 +26,7 @@ FIRST = 2_000_000
 
 def trained_vae(run: Path) -> torch.nn.Module:
     """The VAE of stage 1, in float32."""
-    sizes = torch.load(run / "vae.pt")["sizes"]
+    sizes = torch.load(run / "vae.pt", map_location="cpu")["sizes"]
     vae = make_vae(0, sizes["encoder"], sizes["decoder"], sizes["blocks"])
     take_weights(vae, run)
     with torch.no_grad():
@@ -40,8 +40,9 @@ def trained_vae(run: Path) -> torch.nn.Module:
 def encode_scene(vae: torch.nn.Module, seed: int, held_out: bool = False) -> torch.Tensor:
     """Latents [48, T, h, w] of a painted scene."""
     clip = paint(draw(seed, photos(held_out)))
-    x = (clip * 2 - 1).transpose(0, 1)[None].to(next(vae.parameters()).dtype)
-    return whole_clip.encode(vae, x)[0][0].float()
+    weight = next(vae.parameters())
+    x = (clip * 2 - 1).transpose(0, 1)[None].to(weight.device, weight.dtype)
+    return whole_clip.encode(vae, x)[0][0].float().cpu()
 
 
 def main() -> None:
@@ -50,12 +51,9 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--files", type=int, default=120)
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--threads-share", default="", help="i/n: make every n-th file, from the i-th")
     arguments = parser.parse_args()
     rank, world = start()
-    if arguments.threads_share:
-        rank, world = (int(part) for part in arguments.threads_share.split("/"))
-    vae = as_compute(trained_vae(arguments.run))
+    vae = as_compute(trained_vae(arguments.run).to(device()))
     folder = arguments.run / "latents"
     folder.mkdir(parents=True, exist_ok=True)
     began, clock = time.monotonic(), Clock(arguments.minutes)

@@ -1,6 +1,6 @@
 """Painted clips on disk, as bytes: `clips-NNN.npy` of [n, frames, 3, height, width].
 
-`python -m tiny_wan.pool --out DIR` paints them.
+`python -m tiny_wan.pool --run DIR` paints them, in one or more processes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .paint import paint, photos, to_bytes
 from .scenes import draw
+from .work import start
 
 PER_FILE = 50
 # Scenes for training count from here, held-out ones from 0.
@@ -70,11 +71,12 @@ class Pool:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--files", type=int, default=30)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    fill(arguments.out, 0, arguments.files)
+    rank, world = start()
+    for number in range(rank, arguments.files, world):
+        fill(arguments.run / "pool", number, number + 1)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from .optimiser import Optimiser
 from .paint import photos
 from .pool import PER_FILE
 from .scenes import draw
-from .work import Clock, barrier, log, plain, rate, save, start
+from .work import Clock, barrier, device, log, plain, rate, save, start
 
 # Share of clips whose first frame is given, and of captions left empty.
 WITH_IMAGE, WITHOUT_CAPTION = 0.8, 0.1
@@ -70,10 +70,13 @@ class Data:
 def flow_loss(flow: Flow, x: Tensor, ids: Tensor, generator: torch.Generator) -> Tensor:
     """Squared error of the velocity, over the frames that are not given."""
     batch, _, frames, h, w = x.shape
+    where = next(flow.parameters()).device
     u = torch.sigmoid(torch.randn(batch, generator=generator) * 1.2)
     sigma = SHIFT * u / (1 + (SHIFT - 1) * u)
     with_image = torch.rand(batch, generator=generator) < WITH_IMAGE
-    noise = torch.randn(x.shape, generator=generator)
+    noise = torch.randn(x.shape, generator=generator).to(where)
+    # Drawn on the processor, so that a seed draws the same on every device.
+    x, ids, sigma, with_image = (t.to(where) for t in (x, ids, sigma, with_image))
     s = sigma.view(-1, 1, 1, 1, 1)
     noisy = (1 - s) * x + s * noise
     given = with_image.view(-1, 1, 1, 1, 1)
@@ -94,7 +97,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--peak", type=float, default=2e-3)
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=128 if device().type == "cuda" else 16)
     parser.add_argument("--heads", type=int, default=8)
     parser.add_argument("--layers", type=int, default=6)
     arguments = parser.parse_args()
@@ -104,7 +107,7 @@ def main() -> None:
     flow = Flow(
         make_text_encoder(arguments.seed, vocabulary),
         make_transformer(arguments.seed, arguments.heads, arguments.layers),
-    ).bfloat16()
+    ).to(device(), torch.bfloat16)
     optimiser = Optimiser(flow, plain=PLAIN)
     average = [w.clone() for w in optimiser.weights]
     state_file, clock = arguments.run / "dit.pt", Clock(arguments.minutes)
@@ -112,7 +115,7 @@ def main() -> None:
     clips = data.refresh()
     statistics = data.statistics()
     if state_file.exists():
-        state = torch.load(state_file)
+        state = torch.load(state_file, map_location=device())
         optimiser.load(state["optimiser"])
         clock.spent, average, statistics = state["spent"], state["average"], state["statistics"]
     seed = arguments.seed * 1000 + rank + 7919 * optimiser.steps

@@ -19,7 +19,7 @@ from .paint import paint, photos
 from .pictures import save_rows, strip
 from .pool import HELD_OUT, Pool
 from .scenes import draw
-from .work import Clock, barrier, log, plain, rate, save, start
+from .work import Clock, barrier, device, log, plain, rate, save, start
 
 KL = 2e-5
 FRAMES, SIZE = 9, 64
@@ -63,9 +63,10 @@ def held_out(vae: nn.Module, path: Path | None, scenes: int = 6, frames: int = 1
     rows, psnr, first = [], [], []
     for seed in range(HELD_OUT, HELD_OUT + scenes):
         clip = paint(draw(seed, photos(True)), frames)
-        x = (clip * 2 - 1).transpose(0, 1)[None].to(next(vae.parameters()).dtype)
+        weight = next(vae.parameters())
+        x = (clip * 2 - 1).transpose(0, 1)[None].to(weight.device, weight.dtype)
         mean, _ = whole_clip.encode(vae, x)
-        back = (whole_clip.decode(vae, mean)[0].float().transpose(0, 1) * 0.5 + 0.5).clamp(0, 1)
+        back = (whole_clip.decode(vae, mean)[0].float().cpu().transpose(0, 1) * 0.5 + 0.5).clamp(0, 1)
         square = (back - clip).square()
         psnr.append(-10 * torch.log10(square.mean()).item())
         first.append(-10 * torch.log10(square[0].mean()).item())
@@ -78,11 +79,11 @@ def held_out(vae: nn.Module, path: Path | None, scenes: int = 6, frames: int = 1
 @torch.no_grad()
 def take_weights(vae: nn.Module, run: Path) -> None:
     """Gives `vae` the weights of the joint stage, and of the decoder's own where there are any."""
-    joint = torch.load(run / "vae.pt")["optimiser"]["weights"]
+    joint = torch.load(run / "vae.pt", map_location="cpu")["optimiser"]["weights"]
     for parameter, weight in zip(vae.parameters(), joint, strict=True):
         parameter.copy_(weight)
     if (run / "decoder.pt").exists():
-        later = torch.load(run / "decoder.pt")["optimiser"]["weights"]
+        later = torch.load(run / "decoder.pt", map_location="cpu")["optimiser"]["weights"]
         parts = [p for n, p in vae.named_parameters() if n.startswith(("decoder.", "post_quant_conv."))]
         for parameter, weight in zip(parts, later, strict=True):
             parameter.copy_(weight)
@@ -98,12 +99,14 @@ def main() -> None:
     parser.add_argument("--encoder", type=int, default=16)
     parser.add_argument("--decoder", type=int, default=16)
     parser.add_argument("--blocks", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=4, help="clips per process and step")
+    default = 32 if device().type == "cuda" else 4
+    parser.add_argument("--batch", type=int, default=default, help="clips per process and step")
     parser.add_argument("--decoder-only", action="store_true")
     parser.add_argument("--no-compile", action="store_true")
     arguments = parser.parse_args()
     rank, _ = start()
-    vae = as_compute(make_vae(arguments.seed, arguments.encoder, arguments.decoder, arguments.blocks))
+    where = device()
+    vae = as_compute(make_vae(arguments.seed, arguments.encoder, arguments.decoder, arguments.blocks).to(where))
     if arguments.decoder_only:
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
@@ -115,7 +118,7 @@ def main() -> None:
             take_weights(vae, arguments.run)
             optimiser = Optimiser(vae)
     if state_file.exists():
-        state = torch.load(state_file)
+        state = torch.load(state_file, map_location=where)
         if arguments.decoder_only:
             take_weights(vae, arguments.run)
         optimiser.load(state["optimiser"])
@@ -127,18 +130,21 @@ def main() -> None:
     log(rank, f"VAE {count(vae):.2f} M parameters, {pool.refresh()} clips, step {optimiser.steps}")
     batch = arguments.batch
     latent = (batch, vae.config.z_dim, (FRAMES - 1) // 4 + 1, SIZE // 16, SIZE // 16)
+
+    def crops() -> Tensor:
+        return pool.crops(batch, FRAMES, SIZE).to(where, torch.bfloat16)
+
     shown = saved = clock.spent
     mean_square = divergence = 0.0
     if optimiser.steps == 0:
         # Compiling is not training: the clock starts behind it.
-        step(pool.crops(batch, FRAMES, SIZE).bfloat16(), torch.zeros(latent, dtype=torch.bfloat16))[0].backward()
+        step(crops(), torch.zeros(latent, dtype=torch.bfloat16, device=where))[0].backward()
         vae.zero_grad(set_to_none=True)
         barrier()
         clock.tick()
         clock.spent = 0.0
     while (progress := clock.tick()) < 1:
-        clip = pool.crops(batch, FRAMES, SIZE).bfloat16()
-        value, square, kl = step(clip, torch.randn(latent).bfloat16())
+        value, square, kl = step(crops(), torch.randn(latent, device=where).bfloat16())
         value.backward()
         optimiser.step(rate(progress, arguments.peak))
         mean_square = 0.97 * mean_square + 0.03 * square.item() if mean_square else square.item()
@@ -147,9 +153,9 @@ def main() -> None:
             shown = clock.spent
             whole, first = held_out(vae, arguments.run / "pictures" / "vae.png")
             db = -10 * torch.log10(torch.tensor(mean_square / 4)).item()
-            where = f"step {optimiser.steps} {100 * progress:.0f} %"
+            place = f"step {optimiser.steps} {100 * progress:.0f} %"
             quality = f"train {db:.2f} dB, held out {whole:.2f} dB, first frames {first:.2f} dB"
-            log(rank, f"{where} {quality}, kl {divergence:.2f}, gradient {optimiser.norm:.3f}, {pool.refresh()} clips")
+            log(rank, f"{place} {quality}, kl {divergence:.2f}, gradient {optimiser.norm:.3f}, {pool.refresh()} clips")
         if rank == 0 and clock.spent - saved > 60:
             saved = clock.spent
             save(state_file, {"optimiser": optimiser.state(), "spent": clock.spent, "sizes": plain(arguments)})

@@ -61,7 +61,7 @@ def _down(block: nn.Module, x: Tensor) -> Tensor:
     if down is not None:
         batch = x.shape[0]
         x = _clip(down.resample(_frames(x)), batch)
-        if down.mode == "downsample3d":
+        if down.mode == "downsample3d" and x.shape[2] > 1:
             # The first frame passes; every later pair is seen together with the frame before it.
             x = torch.cat([x[:, :, :1], F.conv3d(x, down.time_conv.weight, down.time_conv.bias, stride=(2, 1, 1))], 2)
     return x + shortcut

@@ -23,6 +23,12 @@ def start() -> tuple[int, int]:
     return rank, world
 
 
+def device() -> torch.device:
+    """A CUDA card where there is one and TINY_DEVICE does not say otherwise."""
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(os.environ.get("TINY_DEVICE", found))
+
+
 def barrier() -> None:
     """Waits for the other processes."""
     if dist.is_initialized():
@@ -39,17 +45,19 @@ def agree(value: float) -> float:
 
 
 class Clock:
-    """Processor time spent in a stage, over all its runs; the learning rate follows it.
+    """Time spent in a stage, over all its runs; the learning rate follows it.
 
-    On an idle machine that is the time on the wall. On a busy one the stage takes longer and learns as much.
+    On a processor it is processor time: that of an idle machine. On a busy one the stage takes longer and learns as
+    much. With a card it is the time on the wall.
     """
 
     def __init__(self, minutes: float, spent: float = 0.0) -> None:
-        self.budget, self.spent, self.last = minutes * 60, spent, time.process_time()
+        self.now = time.monotonic if device().type == "cuda" else time.process_time
+        self.budget, self.spent, self.last = minutes * 60, spent, self.now()
 
     def tick(self) -> float:
         """Share of the budget used, in [0, 1], the same in all processes."""
-        now = time.process_time()
+        now = self.now()
         self.spent += now - self.last
         self.last = now
         return min(1.0, agree(self.spent) / self.budget)
