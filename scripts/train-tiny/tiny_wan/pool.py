@@ -62,7 +62,7 @@ class Pool:
                 crop = crop.flip(3)
             if self.rng.random() < 0.3:
                 crop = crop.flip(0)
-            if self.rng.random() < 0.4:
+            if self.rng.random() < 0.15:
                 crop = crop[:, torch.from_numpy(self.rng.permutation(3))]
             out.append(crop.transpose(0, 1))
         return torch.stack(out)

@@ -22,7 +22,10 @@ from .scenes import draw
 from .work import Clock, barrier, device, log, plain, rate, save, start
 
 KL = 2e-5
-FRAMES, SIZE = 9, 64
+# Short crops at first, as more of them fit the time; then longer ones: after crops of 9 frames alone, colours drift in
+# the frames behind the ninth.
+SHORT, LONG, SIZE = 9, 17, 64
+SHORT_UNTIL = 0.5
 
 
 class Loss(nn.Module):
@@ -128,23 +131,26 @@ def main() -> None:
     step = loss if arguments.no_compile else torch.compile(loss, dynamic=False)
     torch.manual_seed(rank + 7919 * optimiser.steps)
     log(rank, f"VAE {count(vae):.2f} M parameters, {pool.refresh()} clips, step {optimiser.steps}")
-    batch = arguments.batch
-    latent = (batch, vae.config.z_dim, (FRAMES - 1) // 4 + 1, SIZE // 16, SIZE // 16)
 
-    def crops() -> Tensor:
-        return pool.crops(batch, FRAMES, SIZE).to(where, torch.bfloat16)
+    def crops(frames: int) -> tuple[Tensor, Tensor]:
+        """Clips, and noise for their latents; half as many of the long ones."""
+        count = arguments.batch if frames == SHORT else max(1, arguments.batch // 2)
+        clips = pool.crops(count, frames, SIZE).to(where, torch.bfloat16)
+        latent = (count, vae.config.z_dim, (frames - 1) // 4 + 1, SIZE // 16, SIZE // 16)
+        return clips, torch.randn(latent, device=where).bfloat16()
 
     shown = saved = clock.spent
     mean_square = divergence = 0.0
     if optimiser.steps == 0:
         # Compiling is not training: the clock starts behind it.
-        step(crops(), torch.zeros(latent, dtype=torch.bfloat16, device=where))[0].backward()
+        step(*crops(SHORT))[0].backward()
         vae.zero_grad(set_to_none=True)
         barrier()
         clock.tick()
         clock.spent = 0.0
     while (progress := clock.tick()) < 1:
-        value, square, kl = step(crops(), torch.randn(latent, device=where).bfloat16())
+        long = arguments.decoder_only or progress > SHORT_UNTIL
+        value, square, kl = step(*crops(LONG if long else SHORT))
         value.backward()
         optimiser.step(rate(progress, arguments.peak))
         mean_square = 0.97 * mean_square + 0.03 * square.item() if mean_square else square.item()
