@@ -243,7 +243,7 @@ mod tests {
             }
         }
         .to_bits();
-        if bits & 0x7fff == 0 { 0 } else { bits }
+        if bits << 1 == 0 { 0 } else { bits }
     }
 
     fn singles() -> Vec<f32> {

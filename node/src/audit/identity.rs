@@ -81,6 +81,7 @@ pub struct TensorDigest {
     pub canonical_sha256: Option<String>,
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
 fn as_name<S: serde::Serializer>(dtype: &StoredDType, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(dtype.as_str())
 }

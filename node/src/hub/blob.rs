@@ -170,7 +170,7 @@ fn publish(
     step(PublishStep::Synced);
     part.rename(blob)?;
     step(PublishStep::Renamed);
-    part.settle(blob)?;
+    Part::settle(blob)?;
     step(PublishStep::Settled);
     Ok(())
 }

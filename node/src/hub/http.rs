@@ -223,17 +223,16 @@ impl Http {
                 return error;
             }
         }
-        let sentence = match header("x-error-message") {
-            Some(message) => shown(message),
-            None => {
-                // The status says enough when the rest of the answer does not come.
-                let body = self
-                    .read(&mut answer, MAX_ERROR_BYTES)
-                    .await
-                    .unwrap_or_default();
-                let json: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-                json["error"].as_str().map_or_else(String::new, shown)
-            }
+        let sentence = if let Some(message) = header("x-error-message") {
+            shown(message)
+        } else {
+            // The status says enough when the rest of the answer does not come.
+            let body = self
+                .read(&mut answer, MAX_ERROR_BYTES)
+                .await
+                .unwrap_or_default();
+            let json: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+            json["error"].as_str().map_or_else(String::new, shown)
         };
         let word = status.canonical_reason().unwrap_or("an error");
         HubError::Refused {
@@ -338,12 +337,11 @@ pub(super) fn next_page(headers: &HeaderMap, from: &Url) -> Option<Url> {
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name: HeaderName| headers.get(name)?.to_str().ok();
     if let Some(value) = text(RETRY_AFTER) {
-        return match value.trim().parse::<u64>() {
-            Ok(seconds) => Some(Duration::from_secs(seconds)),
-            Err(_) => {
-                let when = httpdate::parse_http_date(value).ok()?;
-                when.duration_since(std::time::SystemTime::now()).ok()
-            }
+        return if let Ok(seconds) = value.trim().parse::<u64>() {
+            Some(Duration::from_secs(seconds))
+        } else {
+            let when = httpdate::parse_http_date(value).ok()?;
+            when.duration_since(std::time::SystemTime::now()).ok()
         };
     }
     // The Hub's own: `"api";r=0;t=37`, requests left and seconds until there are more.

@@ -151,7 +151,7 @@ impl Layout {
     /// The size of a file of a commit, when it is there.
     pub(super) fn size_of(&self, commit: &Commit, path: &str) -> Option<u64> {
         let found = fs::metadata(self.snapshot(commit).join(path)).ok()?;
-        found.is_file().then(|| found.len())
+        found.is_file().then_some(found.len())
     }
 
     /// Bytes that this process may still write.

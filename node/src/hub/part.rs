@@ -276,7 +276,7 @@ impl Part {
     }
 
     /// Makes the name last.
-    pub(super) fn settle(&self, blob: &Path) -> Result<()> {
+    pub(super) fn settle(blob: &Path) -> Result<()> {
         sync_folder(blob)?;
         remove(blob)
     }
@@ -398,7 +398,7 @@ mod tests {
         let blob = dir.path().join(ETAG);
         part.sync().unwrap();
         part.rename(&blob).unwrap();
-        part.settle(&blob).unwrap();
+        Part::settle(&blob).unwrap();
         // What is over is not saved again.
         part.save(false).unwrap();
         assert_eq!(fs::read(&blob).unwrap(), b"abcdeXghij");

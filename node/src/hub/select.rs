@@ -96,15 +96,12 @@ fn one(pattern: &[char], p: usize, c: char) -> Option<usize> {
             let mut at = 0;
             let mut found = false;
             while let Some(&low) = set.get(at) {
-                match (set.get(at + 1), set.get(at + 2)) {
-                    (Some('-'), Some(&high)) => {
-                        found |= (low..=high).contains(&c);
-                        at += 3;
-                    }
-                    _ => {
-                        found |= low == c;
-                        at += 1;
-                    }
+                if let (Some('-'), Some(&high)) = (set.get(at + 1), set.get(at + 2)) {
+                    found |= (low..=high).contains(&c);
+                    at += 3;
+                } else {
+                    found |= low == c;
+                    at += 1;
                 }
             }
             (found != negated).then_some(end + 1)

@@ -164,32 +164,29 @@ fn expand(text: &str, env: Env<'_>) -> PathBuf {
     let value = |name: &str| env(name).map(|value| value.to_string_lossy().into_owned());
     let mut rest = text;
     let mut expanded = String::new();
-    if rest == "~" || rest.starts_with("~/") {
-        if let Some(home) = value("HOME") {
-            expanded.push_str(&home);
-            rest = rest.get(1..).unwrap_or_default();
-        }
+    if (rest == "~" || rest.starts_with("~/"))
+        && let Some(home) = value("HOME")
+    {
+        expanded.push_str(&home);
+        rest = rest.get(1..).unwrap_or_default();
     }
     while let Some((before, after)) = rest.split_once('$') {
         expanded.push_str(before);
-        let (name, tail) = match after.strip_prefix('{').and_then(|a| a.split_once('}')) {
-            Some((name, tail)) => (name, tail),
-            None => {
+        let (name, tail) =
+            if let Some((name, tail)) = after.strip_prefix('{').and_then(|a| a.split_once('}')) {
+                (name, tail)
+            } else {
                 let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
                 let end = after.find(|c| !is_part(c)).unwrap_or(after.len());
                 after.split_at(end)
-            }
-        };
-        match value(name).filter(|_| !name.is_empty()) {
-            Some(value) => {
-                expanded.push_str(&value);
-                rest = tail;
-            }
+            };
+        if let Some(value) = value(name).filter(|_| !name.is_empty()) {
+            expanded.push_str(&value);
+            rest = tail;
+        } else {
             // What names nothing stands for itself.
-            None => {
-                expanded.push('$');
-                rest = after;
-            }
+            expanded.push('$');
+            rest = after;
         }
     }
     expanded.push_str(rest);
@@ -318,7 +315,11 @@ mod tests {
             );
         }
         assert!(with("TRANSFORMERS_OFFLINE", "1").unwrap().offline);
-        for (endpoint, shows) in [("http://a", true), ("https://a", false), ("http://[::1]:80", false)] {
+        for (endpoint, shows) in [
+            ("http://a", true),
+            ("https://a", false),
+            ("http://[::1]:80", false),
+        ] {
             let pairs = [("HOME", "/h"), ("HF_ENDPOINT", endpoint), ("HF_TOKEN", "t")];
             assert_eq!(settings(&pairs).unwrap().shows_token(), shows, "{endpoint}");
         }

@@ -59,6 +59,8 @@ fn runs(numbers: impl Iterator<Item = u64>) -> (u64, u64) {
         let options = PullOptions {
             piece_bytes: 1 + random.below(60_000) as u64,
             connections: 1 + random.below(4),
+            // A machine that is busy is no server that is silent.
+            stall: Duration::from_secs(60),
             // The first cut ends some of the runs; the others go on by themselves.
             patience: Duration::from_secs(if random.below(2) == 0 { 0 } else { 60 }),
             ..options()
@@ -119,7 +121,7 @@ fn runs(numbers: impl Iterator<Item = u64>) -> (u64, u64) {
         let counted = *counted.lock().unwrap();
         let sent = hub.sent();
         let under_way = options.connections as u64 * options.piece_bytes.min(size as u64);
-        let limit = size as u64 + counted as u64 * under_way;
+        let limit = size as u64 + counted * under_way;
         assert!(
             sent <= limit,
             "run {run}: {sent} bytes sent of {size}, {counted} cuts"

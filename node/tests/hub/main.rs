@@ -42,8 +42,7 @@ fn options() -> PullOptions {
     PullOptions {
         connections: 4,
         piece_bytes: 10_000,
-        // A machine that is busy is no server that is silent.
-        stall: Duration::from_secs(60),
+        stall: Duration::from_millis(400),
         patience: Duration::from_secs(2),
         reserve_bytes: 0,
         ..PullOptions::default()

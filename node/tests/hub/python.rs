@@ -78,7 +78,8 @@ fn python_finds_what_we_wrote_and_we_find_what_it_wrote() {
         expected += &line.repeat(2);
     }
     let snapshot = folder(ours.path()).join("snapshots").join(FIRST);
-    expected += &format!("{}\n[] [('{REPO}', 5, 105038)]\n", snapshot.display());
+    let whole = format!("{}\n[] [('{REPO}', 5, 105038)]\n", snapshot.display());
+    expected.push_str(&whole);
     assert_eq!(said, expected);
     assert!(hub.asked().is_empty());
 

@@ -320,6 +320,7 @@ fn refused(code: u16, error: &str) -> Response {
 }
 
 /// The repository, or why it is not shown.
+#[allow(clippy::result_large_err)] // an answer, made once
 fn open(inner: &Inner, repo: &str, asked: &Asked) -> Result<Commits, Response> {
     let repos = inner.repos.lock().unwrap();
     let repo = repos

@@ -174,10 +174,10 @@ fn rescaled(x: &Matrix, base: &Matrix) -> Matrix {
             product += f64::from(x * c);
             size += f64::from(c * c);
         }
-        let factor = if product != 0.0 {
-            (size / product) as f32
-        } else {
+        let factor = if product == 0.0 {
             1.0
+        } else {
+            (size / product) as f32
         };
         values.extend(row.iter().map(|x| x * factor));
     }
@@ -414,7 +414,9 @@ mod tests {
             } else {
                 0.4 + i as f32 * 0.1
             };
-            row.iter_mut().for_each(|x| *x *= factor);
+            for x in row {
+                *x *= factor;
+            }
         }
         check(&disguised, &original, Disguise::RowsScaled);
     }

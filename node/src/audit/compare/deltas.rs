@@ -88,12 +88,11 @@ impl Triple<'_> {
                 let [a, b, c] = &mut bytes;
                 self.a.read(first, count, grid, &mut scratch, a)?;
                 self.b.read(first, count, grid, &mut scratch, b)?;
-                match self.base {
-                    Some(base) => base.read(first, count, grid, &mut scratch, c)?,
-                    None => {
-                        c.clear();
-                        c.resize(a.len(), 0);
-                    }
+                if let Some(base) = self.base {
+                    base.read(first, count, grid, &mut scratch, c)?
+                } else {
+                    c.clear();
+                    c.resize(a.len(), 0);
                 }
                 let of = |bytes| {
                     if grid == Grid::Single {

@@ -398,13 +398,7 @@ fn directions(
         .into_iter()
         .flatten()
         .collect();
-    let middle = |which: usize| {
-        median(
-            found
-                .iter()
-                .filter_map(|(counts, _)| counts[which].map(|n| n as f64)),
-        )
-    };
+    let middle = |which: usize| median(found.iter().filter_map(|(counts, _)| counts[which]));
     if let (Some(a), Some(b), Some(between)) = (middle(0), middle(1), middle(2)) {
         evidence.directions = Some([a, b, between]);
         evidence.directions_of = found.iter().map(|(_, side)| *side).max();

@@ -41,15 +41,14 @@ impl Model {
         let mut files: BTreeMap<PathBuf, Arc<File>> = BTreeMap::new();
         let mut weights = BTreeMap::new();
         for weight in stored.weights {
-            let file = match files.get(&weight.path) {
-                Some(file) => Arc::clone(file),
-                None => {
-                    let file = File::open(&weight.path)
-                        .map_err(|source| Error::io(&weight.path, source))?;
-                    let file = Arc::new(file);
-                    files.insert(weight.path.clone(), Arc::clone(&file));
-                    file
-                }
+            let file = if let Some(file) = files.get(&weight.path) {
+                Arc::clone(file)
+            } else {
+                let file =
+                    File::open(&weight.path).map_err(|source| Error::io(&weight.path, source))?;
+                let file = Arc::new(file);
+                files.insert(weight.path.clone(), Arc::clone(&file));
+                file
             };
             weights.insert(
                 (weight.component, weight.name),

@@ -40,7 +40,9 @@ fn base() -> Net {
         .zip(seeds)
         .map(|((name, shape), seed)| {
             let mut values = noise(shape.iter().product(), seed);
-            values.iter_mut().for_each(|value| *value *= 0.05);
+            for value in &mut values {
+                *value *= 0.05;
+            }
             (*name, *shape, values)
         })
         .collect()
@@ -73,15 +75,15 @@ fn get<'a>(net: &'a mut Net, name: &str) -> &'a mut Vec<f32> {
     &mut net.iter_mut().find(|tensor| tensor.0 == name).unwrap().2
 }
 
-fn permute_rows(values: &mut Vec<f32>, columns: usize, order: impl Fn(usize) -> usize) {
-    let old = values.clone();
+fn permute_rows(values: &mut [f32], columns: usize, order: impl Fn(usize) -> usize) {
+    let old = values.to_vec();
     for (row, out) in values.chunks_mut(columns).enumerate() {
         out.copy_from_slice(&old[order(row) * columns..][..columns]);
     }
 }
 
-fn permute_columns(values: &mut Vec<f32>, columns: usize, order: impl Fn(usize) -> usize) {
-    let old = values.clone();
+fn permute_columns(values: &mut [f32], columns: usize, order: impl Fn(usize) -> usize) {
+    let old = values.to_vec();
     for (row, out) in values.chunks_mut(columns).enumerate() {
         for (column, out) in out.iter_mut().enumerate() {
             *out = old[row * columns + order(column)];
@@ -303,9 +305,9 @@ fn structures_that_compute_the_same() {
         .chunks_mut(WIDTH)
         .enumerate()
     {
-        values
-            .iter_mut()
-            .for_each(|value| *value *= 2.0 + (row % 3) as f32);
+        for value in values {
+            *value *= 2.0 + (row % 3) as f32;
+        }
     }
     for name in ["blocks.0.attn1.to_q.weight", "blocks.0.attn1.to_k.weight"] {
         for (pair, rows) in get(&mut scaled, name).chunks_mut(2 * WIDTH).enumerate() {

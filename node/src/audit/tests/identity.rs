@@ -420,11 +420,9 @@ fn rates() {
             let time = cpu_seconds().0 - start;
             assert_eq!(identity.files.len(), count);
             let what = if tensors { "and tensors" } else { "files" };
-            line += &format!(
-                ", {what} {:.2} GB/s = {:.1}x",
-                TOTAL as f64 / time / 1e9,
-                yardstick / time
-            );
+            let rate = TOTAL as f64 / time / 1e9;
+            let part = format!(", {what} {rate:.2} GB/s = {:.1}x", yardstick / time);
+            line.push_str(&part);
         }
         println!("{line}");
     }
