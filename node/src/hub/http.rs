@@ -3,7 +3,6 @@
 //! Redirects are followed by hand. The Hub redirects downloads to storage on other hosts by signed addresses;
 //! the token is for the Hub alone, so it goes only where scheme, host and port are those of `HF_ENDPOINT`.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use reqwest::header::{
@@ -15,6 +14,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::error::{HubError, Result};
 use super::name::{Commit, RepoId, Revision, shown};
+use crate::client::is_loopback;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// More hops than the Hub's renamed repositories and its storage make together.
@@ -383,15 +383,6 @@ fn chain(error: &reqwest::Error) -> String {
     } else {
         format!("the connection was lost: {reason}")
     }
-}
-
-pub(super) fn is_loopback(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default();
-    let address = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost"
-        || address
-            .parse::<IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use reqwest::Url;
 use secrecy::SecretString;
 
 use super::error::{HubError, Result};
-use super::http::is_loopback;
+use crate::client::is_loopback;
 
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 /// Longest token file that is read.

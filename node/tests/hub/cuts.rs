@@ -59,8 +59,6 @@ fn runs(numbers: impl Iterator<Item = u64>) -> (u64, u64) {
         let options = PullOptions {
             piece_bytes: 1 + random.below(60_000) as u64,
             connections: 1 + random.below(4),
-            // A machine that is busy is no server that is silent.
-            stall: Duration::from_secs(60),
             // The first cut ends some of the runs; the others go on by themselves.
             patience: Duration::from_secs(if random.below(2) == 0 { 0 } else { 60 }),
             ..options()

@@ -27,10 +27,28 @@ fn hub() -> Hub {
 fn against(
     script: impl FnMut(&Asked) -> Act + Send + 'static,
 ) -> (Result<Snapshot, HubError>, Arc<Told>, Hub) {
+    against_with(&options(), script)
+}
+
+/// The same, where silence is soon noticed.
+fn hasty_against(
+    script: impl FnMut(&Asked) -> Act + Send + 'static,
+) -> (Result<Snapshot, HubError>, Arc<Told>, Hub) {
+    let hasty = PullOptions {
+        stall: Duration::from_millis(400),
+        ..options()
+    };
+    against_with(&hasty, script)
+}
+
+fn against_with(
+    options: &PullOptions,
+    script: impl FnMut(&Asked) -> Act + Send + 'static,
+) -> (Result<Snapshot, HubError>, Arc<Told>, Hub) {
     let hub = hub();
     hub.script(script);
     let cache = tempfile::tempdir().unwrap();
-    let (result, told) = fetch(&settings(&hub, cache.path()), "main", &options());
+    let (result, told) = fetch(&settings(&hub, cache.path()), "main", options);
     assert_sound(cache.path());
     let blobs = fs::read_dir(folder(cache.path()).join("blobs"));
     let names: Vec<String> = blobs
@@ -76,7 +94,7 @@ fn what_passes_is_outlasted() {
         ("page", Act::Page),
     ] {
         for at in [At::Storage, At::File] {
-            let (result, _, _) = against(first(3, at, act.clone()));
+            let (result, _, _) = hasty_against(first(3, at, act.clone()));
             let downloaded = result.unwrap_or_else(|error| panic!("{name} at {at:?}: {error}"));
             assert_eq!(downloaded.downloaded_bytes, 120_000, "{name} at {at:?}");
         }
@@ -133,7 +151,7 @@ fn what_does_not_pass_is_given_up_and_named() {
             "that the Hub gave",
         ),
     ] {
-        let (result, _, _) = against(move |asked| match asked.at {
+        let (result, _, _) = hasty_against(move |asked| match asked.at {
             At::Storage => act.clone(),
             _ => Act::Right,
         });

@@ -337,6 +337,30 @@ fn open(inner: &Inner, repo: &str, asked: &Asked) -> Result<Commits, Response> {
     Ok(repo.commits.clone())
 }
 
+/// What the script wants, and the repository's commits; or the answer that ends the matter. `moved` is the place
+/// under another name.
+#[allow(clippy::result_large_err)] // an answer, made once
+fn entered(
+    inner: &Inner,
+    at: At,
+    repo: &str,
+    headers: &HeaderMap,
+    moved: impl Fn(&str) -> String,
+) -> Result<(Act, Commits), Response> {
+    let (act, asked) = inner.act(at, repo, headers);
+    if let Act::Status(code, headers) = act {
+        return Err(status(code, &headers));
+    }
+    let renamed = {
+        let repos = inner.repos.lock().unwrap();
+        repos.get(repo).and_then(|repo| repo.renamed.clone())
+    };
+    if let Some(to) = renamed {
+        return Err(status(307, &[("location", moved(&to))]));
+    }
+    Ok((act, open(inner, repo, &asked)?))
+}
+
 type Revised = Path<(String, String, String)>;
 
 async fn info(
@@ -345,22 +369,9 @@ async fn info(
     headers: HeaderMap,
 ) -> Response {
     let repo = format!("{user}/{name}");
-    let (act, asked) = inner.act(At::Info, &repo, &headers);
-    if let Act::Status(code, headers) = act {
-        return status(code, &headers);
-    }
-    let moved = inner
-        .repos
-        .lock()
-        .unwrap()
-        .get(&repo)
-        .and_then(|repo| repo.renamed.clone());
-    if let Some(to) = moved {
-        let location = format!("/api/models/{to}/revision/{revision}");
-        return status(307, &[("location", location)]);
-    }
-    let commits = match open(&inner, &repo, &asked) {
-        Ok(commits) => commits,
+    let moved = |to: &str| format!("/api/models/{to}/revision/{revision}");
+    let (act, commits) = match entered(&inner, At::Info, &repo, &headers, moved) {
+        Ok(entered) => entered,
         Err(response) => return response,
     };
     let branch = inner.repos.lock().unwrap()[&repo]
@@ -385,22 +396,9 @@ async fn tree(
     headers: HeaderMap,
 ) -> Response {
     let repo = format!("{user}/{name}");
-    let (act, asked) = inner.act(At::Tree, &repo, &headers);
-    if let Act::Status(code, headers) = act {
-        return status(code, &headers);
-    }
-    let moved = inner
-        .repos
-        .lock()
-        .unwrap()
-        .get(&repo)
-        .and_then(|repo| repo.renamed.clone());
-    if let Some(to) = moved {
-        let location = format!("/api/models/{to}/tree/{revision}?recursive=true&expand=false");
-        return status(307, &[("location", location)]);
-    }
-    let commits = match open(&inner, &repo, &asked) {
-        Ok(commits) => commits,
+    let moved = |to: &str| format!("/api/models/{to}/tree/{revision}?recursive=true&expand=false");
+    let (act, commits) = match entered(&inner, At::Tree, &repo, &headers, moved) {
+        Ok(entered) => entered,
         Err(response) => return response,
     };
     let Some(files) = commits.get(&revision) else {
