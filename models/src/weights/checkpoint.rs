@@ -21,7 +21,9 @@ use crate::text::Umt5Config;
 use crate::wan::{TransformerConfig, VaeConfig};
 
 /// A network of a checkpoint. [`fmt::Display`] gives its folder in the diffusers layout.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Deserialize, Serialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Component {
     /// The only transformer, or the high-noise expert (`high_noise_model`).

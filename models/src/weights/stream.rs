@@ -26,7 +26,7 @@ use crate::error::{Context, Error, Result};
 const PART: usize = 1 << 18;
 
 /// Types in which weights may be stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StoredDType {
     /// 64-bit float.

@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// How much a finding matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Good to know.
@@ -107,6 +107,8 @@ rules! {
         "A configuration asks its reader to load code from the repository.";
     ConfigRefused "WS018" "config-refused" High
         "A configuration file is malformed or too large.";
+    NotRecognised "WS019" "not-recognised" High
+        "The weights cannot be read as a model of Wan; they were hashed, but could not be compared.";
     RepoPrefix "LM001" "repo-name-prefix" High
         "The repository's name does not begin with `leoma`.";
     RepoHotkey "LM002" "repo-name-hotkey" High
@@ -133,6 +135,28 @@ rules! {
         "The repository is smaller or larger than the subnet accepts.";
     ShapeDiffers "AL005" "shape-differs" High
         "A tensor's shape is not the base model's.";
+    SameWeights "CP001" "same-weights" High
+        "Another repository holds the same weights, as they are or repacked.";
+    PerturbedCopy "CP002" "perturbed-copy" High
+        "The weights are consistent with being another repository's with small changes.";
+    MergedCopy "CP003" "merged-copy" High
+        "The weights are consistent with holding a share, or parts, of another repository's training.";
+    UndecidedLikeness "CP004" "undecided-likeness" Medium
+        "The weights are related to another repository's, and the comparison does not decide how.";
+    UnchangedBase "CP005" "unchanged-base" Medium
+        "The weights are those of the base model: nothing was trained.";
+}
+
+impl Rule {
+    /// The rule with an identifier.
+    pub fn from_id(id: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|rule| rule.id() == id)
+    }
+
+    /// Its page of the documentation, as a path in the source repository.
+    pub fn page(self) -> String {
+        format!("docs/rules/{}.md", self.id())
+    }
 }
 
 impl fmt::Display for Rule {
@@ -147,8 +171,15 @@ impl Serialize for Rule {
     }
 }
 
+impl<'de> Deserialize<'de> for Rule {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let id = String::deserialize(deserializer)?;
+        Self::from_id(&id).ok_or_else(|| serde::de::Error::custom(format!("no rule `{id}`")))
+    }
+}
+
 /// Something found in a repository.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 pub struct Finding {
     /// The rule.
     pub rule: Rule,

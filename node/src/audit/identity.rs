@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use leoma_models::Result;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::finding::{Finding, Rule};
@@ -49,7 +49,7 @@ impl std::fmt::Debug for Options<'_> {
 }
 
 /// A file and its digest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 pub struct FileDigest {
     /// Path in the repository.
     pub path: String,
@@ -87,7 +87,7 @@ fn as_name<S: serde::Serializer>(dtype: &StoredDType, serializer: S) -> Result<S
 }
 
 /// Digests of the values of a whole model.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 pub struct ModelDigest {
     /// Bound to the names of weights.
     pub named: String,
@@ -142,15 +142,34 @@ pub fn identify_tree(tree: &Tree, options: &Options<'_>) -> Result<Identity> {
     } else {
         Names::default()
     };
-    let results = pass::run(tree, &names, options)?;
+    let known = tree.files.iter().map(|_| None).collect();
+    identify_known(tree, names, options, known, &mut |_, _| {})
+}
+
+/// As [`identify_tree`], without reading files whose results are `known`; by the order of the tree's files.
+/// `read` is told what was found in the others.
+pub(super) fn identify_known(
+    tree: &Tree,
+    names: Names,
+    options: &Options<'_>,
+    known: Vec<Option<FileResult>>,
+    read: &mut dyn FnMut(usize, &FileResult),
+) -> Result<Identity> {
+    let was_known: Vec<bool> = known.iter().map(Option::is_some).collect();
+    let results = pass::run(tree, &names, options, known)?;
     let mut made = Made {
         findings: tree.findings.clone(),
         complete: tree.findings.iter().all(|finding| !blinds(finding.rule)),
         ..Made::default()
     };
-    for (file, result) in tree.files.iter().zip(results) {
+    for (index, (file, result)) in tree.files.iter().zip(results).enumerate() {
         match result {
-            Ok(result) => made.file(&file.path, file.blob.as_ref(), result),
+            Ok(result) => {
+                if was_known.get(index) == Some(&false) {
+                    read(index, &result);
+                }
+                made.file(&file.path, file.blob.as_ref(), result);
+            }
             Err(error) => made.unread(&file.path, &error),
         }
     }

@@ -6,6 +6,8 @@
 //! identity   digests of files, tensors and the whole model, in one pass over the disk
 //! rules      the subnet's rules, and what a careful reader refuses: pickles, code, damaged values
 //! compare    differences from a common base, and what they say about where weights come from
+//! scan       many repositories at once, and only what changed is read again
+//! report     what was found, for people and for programs
 //! ```
 //!
 //! Nothing found in a repository is executed, and nothing outside it is read. An audit accuses people:
@@ -15,7 +17,9 @@ pub mod compare;
 pub mod finding;
 pub mod identity;
 pub mod model_hash;
+pub mod report;
 pub mod rules;
+pub mod scan;
 pub mod tree;
 
 mod disk;

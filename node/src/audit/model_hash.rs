@@ -49,11 +49,18 @@ pub fn from_metadata(repo: &str, metadata: &Value) -> Result<Option<String>> {
                 "the Hub's answer has no `siblings`; ask for the model with `blobs=true`",
             )
         })?;
-    Ok(model_hash(siblings.iter().filter_map(|file| {
+    Ok(of_listing(siblings.iter().filter_map(|file| {
         let name = file.get("rfilename")?.as_str()?;
-        let sha256 = file.get("lfs")?.get("sha256")?.as_str()?;
-        is_weight_file(name).then_some(sha256)
+        Some((name, file.get("lfs")?.get("sha256")?.as_str()))
     })))
+}
+
+/// The hash from files and the SHA-256 that the Hub gives for them; it gives none for small files.
+pub fn of_listing<'a>(
+    files: impl IntoIterator<Item = (&'a str, Option<&'a str>)>,
+) -> Option<String> {
+    let counted = |(path, sha256): (&str, Option<&'a str>)| sha256.filter(|_| is_weight_file(path));
+    model_hash(files.into_iter().filter_map(counted))
 }
 
 /// Lower-case hexadecimal.

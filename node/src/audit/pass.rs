@@ -51,7 +51,7 @@ pub(super) struct TensorResult {
     pub(super) values: Values,
 }
 
-/// Reads all files of a repository; results are in their order.
+/// Reads the files of a repository that are not `known` yet; results are in the order of the files.
 ///
 /// # Errors
 /// [`Error::Cancelled`]. What goes wrong with a file is its result.
@@ -59,8 +59,12 @@ pub(super) fn run(
     tree: &Tree,
     names: &Names,
     options: &Options<'_>,
+    known: Vec<Option<FileResult>>,
 ) -> Result<Vec<Result<FileResult>>> {
-    let mut order: Vec<usize> = (0..tree.files.len()).collect();
+    let mut order: Vec<usize> = (0..tree.files.len())
+        .filter(|&index| known.get(index).is_none_or(Option::is_none))
+        .collect();
+    let wanted = order.len();
     // The largest first: what is left for the end is short.
     order.sort_by_key(|&index| std::cmp::Reverse(tree.files.get(index).map_or(0, |f| f.size)));
     let workers = rayon::current_num_threads().clamp(1, order.len().max(1));
@@ -71,9 +75,9 @@ pub(super) fn run(
         next: AtomicUsize::new(0),
         order,
         cancelled: AtomicBool::new(false),
-        results: Mutex::new(tree.files.iter().map(|_| None).collect()),
+        results: Mutex::new(known.into_iter().map(|result| result.map(Ok)).collect()),
     };
-    let in_hand = tree.files.len().div_ceil(workers).clamp(1, FILES);
+    let in_hand = wanted.div_ceil(workers).clamp(1, FILES);
     rayon::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|_| shared.work(in_hand));

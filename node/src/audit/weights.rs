@@ -59,6 +59,20 @@ impl Names {
         self.known.get(path)?.get(tensor)
     }
 
+    /// The scales of a file's tensors, by stored name.
+    pub(super) fn scales(&self, path: &str) -> Vec<(&str, &[f32])> {
+        let mut scales: Vec<_> = self
+            .known
+            .get(path)
+            .into_iter()
+            .flatten()
+            .filter(|(_, known)| !known.scales.is_empty())
+            .map(|(name, known)| (name.as_str(), known.scales.as_slice()))
+            .collect();
+        scales.sort_unstable_by_key(|(name, _)| *name);
+        scales
+    }
+
     /// Whether no weight is known by name.
     pub(super) fn is_empty(&self) -> bool {
         self.known.is_empty()
@@ -66,7 +80,7 @@ impl Names {
 }
 
 /// The path of a file in the repository, as [`super::tree::TreeFile`] has it.
-fn relative(root: &Path, path: &Path) -> String {
+pub(super) fn relative(root: &Path, path: &Path) -> String {
     let inside = path.strip_prefix(root).unwrap_or(path);
     if inside.as_os_str().is_empty() {
         return path

@@ -12,8 +12,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::layers::process_env;
 use crate::hub::{
-    Event, HubError, HubSettings, PullOptions, RepoId, Report, Revision, Selection, Snapshot, find,
-    pull,
+    Described, Event, HubError, HubSettings, PullOptions, RepoId, Report, Revision, Selection,
+    Snapshot, find, pull,
 };
 
 /// Time between two lines about a download where there is no bar: a log should tell that it goes on.
@@ -148,6 +148,34 @@ pub(super) fn download(
         let screen = Arc::clone(&screen);
         Arc::new(move |event: Event<'_>| screen.event(event))
     };
+    let result = until_interrupted(pull(settings, repo, revision, options, &report));
+    screen.bar.finish_and_clear();
+    result
+}
+
+/// Asks the Hub what a revision is. Ctrl-C stops it.
+///
+/// # Errors
+/// [`HubError`].
+pub(super) fn describe(
+    settings: &HubSettings,
+    repo: &RepoId,
+    revision: &Revision,
+    show: Show,
+) -> Result<Described> {
+    let screen = Arc::new(Screen::new(repo, show));
+    if settings.shows_token() {
+        screen.say("warning: the token goes to HF_ENDPOINT unencrypted; use https");
+    }
+    let report: Report = {
+        let screen = Arc::clone(&screen);
+        Arc::new(move |event: Event<'_>| screen.event(event))
+    };
+    until_interrupted(crate::hub::describe(settings, repo, revision, &report))
+}
+
+/// Waits for what needs the network, or for Ctrl-C.
+fn until_interrupted<T>(task: impl Future<Output = Result<T, HubError>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // They wait for the network, and write.
         .worker_threads(4)
@@ -158,14 +186,11 @@ pub(super) fn download(
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for Ctrl-C")?;
         let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
         tokio::select! {
-            pulled = pull(settings, repo, revision, options, &report) => {
-                pulled.map_err(anyhow::Error::from)
-            }
+            done = task => done.map_err(anyhow::Error::from),
             _ = interrupt.recv() => Err(HubError::Interrupted.into()),
             _ = terminate.recv() => Err(HubError::Interrupted.into()),
         }
     });
-    screen.bar.finish_and_clear();
     // Threads that hash or write to the disk end on their own.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result

@@ -2,8 +2,9 @@
 //!
 //! Data goes to stdout, progress, warnings and logs to stderr. Exit codes: 0 done, 1 a passing condition
 //! (disk, memory, network), 2 bad input (option, file, checkpoint), 69 this build or machine cannot do it, 75 the
-//! device is lost, 130 interrupted.
+//! device is lost, 130 interrupted. `audit` has its own: see `audit/mod.rs`.
 
+mod audit;
 mod bench;
 mod completions;
 mod config;
@@ -56,13 +57,16 @@ Examples:
   Completions for bash:
     leoma-node completions bash > ~/.local/share/bash-completion/completions/leoma-node
 
+  Which of many repositories are copies of each other:
+    leoma-node audit scan DIR --base BASE --format html --output audit.html
+
 Settings: a flag goes before its environment variable, that before the file, that before the
 default. A switch is also taken as --switch=false.
 
 Exit codes:
   0    done
-  1    a passing condition (disk, memory, network), or a failed check of `doctor` or `models verify`
-  2    bad input: an option, a file, a checkpoint, the configuration
+  1    a passing condition (disk, memory, network), a failed check, or something that `audit` found
+  2    bad input: an option, a file, a checkpoint, the configuration; or `audit` could not read all
   69   this build or machine cannot do it
   75   the device is lost; start again
   130  interrupted";
@@ -93,6 +97,9 @@ enum Command {
     /// Look at checkpoints, get them from the Hub, or make a tiny one to try things with.
     #[command(subcommand)]
     Models(models::ModelsCommand),
+    /// Say what a repository of weights holds, whether it keeps the rules, and whether it is a copy.
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Measure how long clips take on this machine (runs leoma-bench, which lies beside this program).
     Bench(bench::BenchArgs),
     /// Check what this machine has and lacks for a role, and say what to do.
@@ -109,7 +116,7 @@ enum Command {
 /// Groups of subcommands in `leoma-node --help`.
 const GROUPS: [(&str, &[&str]); 4] = [
     ("Video", &["generate", "serve"]),
-    ("Checkpoints", &["models"]),
+    ("Checkpoints", &["models", "audit"]),
     ("This machine", &["bench", "doctor", "config"]),
     ("Shell", &["completions", "man", "help"]),
 ];
@@ -156,7 +163,7 @@ fn grouped(root: &clap::Command) -> String {
 pub fn run() -> ExitCode {
     match dispatch() {
         Ok(code) => code,
-        Err(error) => report(&error),
+        Err(error) => ExitCode::from(explain(&error)),
     }
 }
 
@@ -173,6 +180,7 @@ fn dispatch() -> anyhow::Result<ExitCode> {
         Command::Generate(args) => generate::run(*args, resolved.origins())?,
         Command::Serve(args) => serve::run(*args)?,
         Command::Models(command) => return models::run(command),
+        Command::Audit(command) => return audit::run(command),
         Command::Bench(args) => bench::run(&args)?,
         Command::Doctor(args) => return doctor::run(&args, config),
         Command::Config(command) => config::run(&command, config)?,
@@ -196,18 +204,18 @@ fn output(text: &[u8]) -> anyhow::Result<()> {
 
 /// Prints an error chain and picks the exit code by whose fault it is.
 #[allow(clippy::print_stderr)]
-fn report(error: &anyhow::Error) -> ExitCode {
+fn explain(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<Failure>() {
         Some(Failure::Usage(usage)) => {
             // Help and version are not errors; nobody is left to tell when they cannot be printed.
             let _ = usage.print();
-            return ExitCode::from(usage.exit_code() as u8);
+            return usage.exit_code() as u8;
         }
         Some(Failure::Settings(problems)) => {
             for problem in problems {
                 eprintln!("error: {problem}");
             }
-            return ExitCode::from(2);
+            return 2;
         }
         None => {}
     }
@@ -236,12 +244,12 @@ fn report(error: &anyhow::Error) -> ExitCode {
     });
     if let Some((_, true)) = model {
         eprintln!("interrupted");
-        return ExitCode::from(130);
+        return 130;
     }
     eprintln!("error: {error:#}");
-    ExitCode::from(match model {
+    match model {
         Some((Fault::Caller | Fault::Artifact, _)) => 2,
         Some((Fault::Local, _)) => 69,
         Some((Fault::Transient, _)) | None => 1,
-    })
+    }
 }

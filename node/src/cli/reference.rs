@@ -206,6 +206,9 @@ fn command_page() -> String {
                 );
             }
         }
+        if let Some(after) = command.get_after_help() {
+            let _ = write!(page, "\n```text\n{after}\n```\n");
+        }
     }
     let after = root
         .get_after_help()

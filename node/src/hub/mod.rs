@@ -16,6 +16,7 @@
 
 mod blob;
 mod cache;
+mod describe;
 mod digest;
 mod error;
 mod http;
@@ -36,6 +37,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use cache::{CachedRepo, CachedRevision, Removed, find, list, remove};
+pub use describe::{Described, DescribedFile, describe};
 pub use error::{HubError, Result};
 pub use name::{Commit, RepoId, Revision};
 pub use pull::{PullOptions, Snapshot, pull};

@@ -103,22 +103,15 @@ pub async fn pull(
     options: &PullOptions,
     report: &Report,
 ) -> Result<Snapshot> {
-    let puller = Puller {
-        layout: Layout::new(&settings.cache, repo),
-        http: Http::new(&settings.endpoint, settings.token.clone(), options.stall)?,
-        offline: settings.offline,
-        repo,
-        revision,
-        options,
-        report,
-    };
+    let puller = Puller::new(settings, repo, revision, options, report)?;
     puller.run().await
 }
 
-struct Puller<'a> {
+/// Someone who asks about one revision of one repository.
+pub(super) struct Puller<'a> {
     layout: Layout,
-    http: Http,
-    offline: bool,
+    pub(super) http: Http,
+    pub(super) offline: bool,
     repo: &'a RepoId,
     revision: &'a Revision,
     options: &'a PullOptions,
@@ -131,6 +124,26 @@ struct Info {
     sha: String,
     #[serde(default)]
     id: Option<String>,
+}
+
+impl<'a> Puller<'a> {
+    pub(super) fn new(
+        settings: &HubSettings,
+        repo: &'a RepoId,
+        revision: &'a Revision,
+        options: &'a PullOptions,
+        report: &'a Report,
+    ) -> Result<Self> {
+        Ok(Self {
+            layout: Layout::new(&settings.cache, repo),
+            http: Http::new(&settings.endpoint, settings.token.clone(), options.stall)?,
+            offline: settings.offline,
+            repo,
+            revision,
+            options,
+            report,
+        })
+    }
 }
 
 impl Puller<'_> {
@@ -176,7 +189,7 @@ impl Puller<'_> {
     }
 
     /// What the revision stands for. A full commit stands for itself.
-    async fn commit(&self) -> Result<Commit> {
+    pub(super) async fn commit(&self) -> Result<Commit> {
         let known = self.revision.commit();
         if let Some(commit) = known {
             return Ok(commit);
@@ -213,7 +226,7 @@ impl Puller<'_> {
     }
 
     /// What the commit consists of; `None` when only an earlier download of another program could tell.
-    async fn tree(&self, commit: &Commit) -> Result<Option<Tree>> {
+    pub(super) async fn tree(&self, commit: &Commit) -> Result<Option<Tree>> {
         let kept = self.layout.tree(commit);
         if let Some(tree) = Tree::read(&kept) {
             return Ok(Some(tree));
@@ -244,7 +257,7 @@ impl Puller<'_> {
     }
 
     /// Asks the Hub's API, again when the answer does not come.
-    async fn ask<T: for<'de> Deserialize<'de>>(
+    pub(super) async fn ask<T: for<'de> Deserialize<'de>>(
         &self,
         url: &Url,
     ) -> Result<(T, reqwest::header::HeaderMap)> {
@@ -440,7 +453,7 @@ impl Puller<'_> {
         })
     }
 
-    fn missing_offline(&self, message: &str) -> HubError {
+    pub(super) fn missing_offline(&self, message: &str) -> HubError {
         HubError::Offline {
             what: format!("{}@{}", self.repo, self.revision),
             message: format!(

@@ -12,7 +12,7 @@ use crate::server::{Act, At, Content, Hub, large, noise, small};
 use crate::*;
 
 /// The command with an environment that says nothing but where the Hub and the cache are.
-fn leoma(hub: &Hub, cache: &Path, arguments: &[&str]) -> Command {
+pub(crate) fn leoma(hub: &Hub, cache: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_leoma-node"));
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
@@ -34,7 +34,7 @@ fn leoma(hub: &Hub, cache: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-fn run(command: &mut Command) -> (i32, String, String) {
+pub(crate) fn run(command: &mut Command) -> (i32, String, String) {
     let Output {
         status,
         stdout,

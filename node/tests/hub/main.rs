@@ -5,6 +5,7 @@ mod commands;
 mod cuts;
 mod faults;
 mod killed;
+mod metadata;
 mod offline;
 mod plain;
 mod python;

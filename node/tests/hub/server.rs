@@ -366,10 +366,11 @@ type Revised = Path<(String, String, String)>;
 async fn info(
     State(inner): State<Arc<Inner>>,
     Path((user, name, revision)): Revised,
+    Query(query): Query<BTreeMap<String, String>>,
     headers: HeaderMap,
 ) -> Response {
     let repo = format!("{user}/{name}");
-    let moved = |to: &str| format!("/api/models/{to}/revision/{revision}");
+    let moved = |to: &str| format!("/api/models/{to}/revision/{revision}?blobs=true");
     let (act, commits) = match entered(&inner, At::Info, &repo, &headers, moved) {
         Ok(entered) => entered,
         Err(response) => return response,
@@ -382,11 +383,30 @@ async fn info(
     else {
         return refused(404, "RevisionNotFound");
     };
-    let body = match act {
-        Act::Page => "<html>".to_owned(),
-        _ => json!({"id": repo, "sha": commit, "private": false}).to_string(),
-    };
-    body.into_response()
+    if let Act::Page = act {
+        return "<html>".into_response();
+    }
+    let blobs = query.get("blobs").is_some_and(|value| value == "true");
+    let files = commits.get(&commit).into_iter().flatten();
+    let siblings: Vec<Value> = files
+        .map(|(path, content)| sibling(path, content, blobs))
+        .collect();
+    let body = json!({"id": repo, "sha": commit, "private": false, "siblings": siblings});
+    axum::Json(body).into_response()
+}
+
+/// A file in the description of a repository; with `blobs` the Hub adds sizes and digests.
+fn sibling(path: &str, content: &Content, blobs: bool) -> Value {
+    let mut sibling = json!({"rfilename": path});
+    if blobs {
+        sibling["size"] = content.size().into();
+        sibling["blobId"] = git_sha1(&content.bytes).into();
+        if content.large {
+            let size = content.size();
+            sibling["lfs"] = json!({"sha256": content.etag(), "size": size, "pointerSize": 130});
+        }
+    }
+    sibling
 }
 
 async fn tree(

@@ -2,7 +2,7 @@
 
 use leoma_kernels::delta::{Floats, Moments, moments};
 use leoma_models::Result;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::align::{DISPLACED, Disguise, Matrix, Taken, take_out, undo_rows};
 use super::low_rank;
@@ -14,7 +14,7 @@ const PIECE: usize = 64 << 10;
 const PART: usize = 4 << 20;
 
 /// How one weight of two models compares.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 pub struct TensorComparison {
     /// Network.
     pub component: super::super::weights::Component,

@@ -11,6 +11,7 @@
 
 mod align;
 mod deltas;
+pub mod layers;
 mod low_rank;
 mod model;
 pub mod sketch;
@@ -23,7 +24,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use leoma_kernels::delta::Moments;
 use leoma_models::{Error, Result};
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use align::Disguise;
 pub use deltas::TensorComparison;
@@ -49,7 +50,7 @@ const SAME_CHANGE: f64 = 0.98;
 const UNMOVED: f64 = 1e-7;
 
 /// What was measured.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 pub struct Evidence {
     /// Weights in both models under the same name and shape.
     pub tensors: usize,
@@ -105,7 +106,7 @@ pub struct Evidence {
 }
 
 /// The comparison of two models.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 pub struct Comparison {
     /// What the weights are consistent with.
     pub verdict: Verdict,

@@ -110,6 +110,11 @@ impl Weight {
         }
     }
 
+    /// Where it is: its file, its name there, and whether it has scales.
+    pub(super) fn place(&self) -> (&Path, &str, bool) {
+        (&self.path, &self.tensor.name, !self.scales.is_empty())
+    }
+
     /// The stored bytes of `count` elements from `first` on.
     fn bytes(&self, first: usize, count: usize, out: &mut Vec<u8>) -> Result<()> {
         let size = self.tensor.dtype.size();

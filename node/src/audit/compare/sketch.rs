@@ -7,7 +7,7 @@
 //! changes.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use leoma_models::{Error, Result};
 use rayon::prelude::*;
@@ -51,17 +51,46 @@ pub struct Likeness {
     pub same_squares: f64,
 }
 
+/// A sketch in the making: what could not be taken from memory.
+#[derive(Debug)]
+pub(in crate::audit) struct Sketched {
+    pub(in crate::audit) sketch: Sketch,
+    /// Its weights in their files: file, stored name, whether it has scales, sketch.
+    pub(in crate::audit) places: Vec<(PathBuf, String, bool, WeightSketch)>,
+    /// Bytes of those that were read.
+    pub(in crate::audit) bytes: u64,
+}
+
+/// What is known of a weight: its file, its stored name, and whether it has scales.
+pub(in crate::audit) type KnownWeight<'a> =
+    &'a (dyn Fn(&Path, &str, bool) -> Option<WeightSketch> + Sync);
+
 impl Sketch {
     /// Sketches the model at `path`, a folder of either layout or one file.
     ///
     /// # Errors
     /// [`Error::Artifact`] or [`Error::Io`] when its weights cannot be read.
     pub fn of(path: &Path) -> Result<Self> {
+        Self::of_known(path, &|_, _, _| None, &|_| true).map(|made| made.sketch)
+    }
+
+    /// As [`Sketch::of`], without reading weights that are `known`. `progress` is called with the bytes read
+    /// since the last call and ends it with `false`.
+    pub(in crate::audit) fn of_known(
+        path: &Path,
+        known: KnownWeight<'_>,
+        progress: &(dyn Fn(u64) -> bool + Sync),
+    ) -> Result<Sketched> {
         let model = Model::open(path)?;
-        let weights = model
+        let made: Vec<(String, WeightSketch, u64)> = model
             .weights
             .par_iter()
             .map(|((component, name), weight)| {
+                let name = format!("{component}/{name}");
+                let (file, stored, scaled) = weight.place();
+                if let Some(sketch) = known(file, stored, scaled) {
+                    return Ok((name, sketch, 0));
+                }
                 let elements = weight.elements();
                 let mut sketch = WeightSketch {
                     elements: elements as u64,
@@ -69,17 +98,34 @@ impl Sketch {
                     sums: [0.0; LANES],
                 };
                 for first in (0..elements).step_by(PIECE) {
-                    let values = weight.values(first, PIECE.min(elements - first))?;
-                    sketch.add(first, &values);
+                    let count = PIECE.min(elements - first);
+                    sketch.add(first, &weight.values(first, count)?);
+                    if !progress((count * weight.dtype().size()) as u64) {
+                        return Err(Error::Cancelled);
+                    }
                 }
                 if !sketch.squares.is_finite() {
                     let message = format!("weight `{name}` holds NaN or infinite values");
                     return Err(Error::artifact(path, message));
                 }
-                Ok((format!("{component}/{name}"), sketch))
+                let bytes = (elements * weight.dtype().size()) as u64;
+                Ok((name, sketch, bytes))
             })
             .collect::<Result<_>>()?;
-        Ok(Self { weights })
+        let mut sketched = Sketched {
+            sketch: Self::default(),
+            places: Vec::new(),
+            bytes: 0,
+        };
+        for ((name, sketch, bytes), weight) in made.into_iter().zip(model.weights.values()) {
+            let (file, stored, scaled) = weight.place();
+            sketched
+                .places
+                .push((file.to_owned(), stored.to_owned(), scaled, sketch.clone()));
+            sketched.bytes += bytes;
+            sketched.sketch.weights.insert(name, sketch);
+        }
+        Ok(sketched)
     }
 
     /// How near `self` and `other` are, seen from their base. None when they have no changed weight in
