@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use crate::audit::AuditArgs;
 use crate::http::HttpArgs;
 use crate::latency::{CompareArgs, LatencyArgs};
 use crate::measure::Plan;
@@ -28,6 +29,8 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Measure servers over HTTP and write a JSON result: cost per request against FastAPI, overload.
     Http(HttpArgs),
+    /// Measure what audits of weights cost, beside sha256sum, the sha2 crate, hashlib, model-signing and NumPy.
+    Audit(AuditArgs),
     /// Check everything that runs on a card and measure it there; `--dry-run` needs no card.
     Suite(SuiteArgs),
     /// Print results as Markdown tables, or write them into a page.

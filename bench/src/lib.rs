@@ -6,8 +6,9 @@
 //!
 //! The path of a comparison: `cli` → `run` → a `case` from `cases`, its other half in `peer` →
 //! `measure` (schedule) → `report` (verdicts; `stats`) → `markdown`. Servers under load are
-//! measured by `http`, against FastAPI. `suite` checks and measures everything on a card.
+//! measured by `http`, against FastAPI; audits of weights by `audit`. `suite` checks and measures everything on a card.
 
+mod audit;
 mod case;
 mod cases;
 mod cli;
@@ -65,6 +66,7 @@ fn dispatch(cli: Cli) -> Result<()> {
             run::run(&args)
         }
         Command::Http(args) => http::run(&args),
+        Command::Audit(args) => audit::run(&args),
         Command::Suite(args) => suite::run(&args),
         Command::Report(args) => report(&args),
         Command::MemoryProbe(args) => {

@@ -25,6 +25,8 @@ pub(crate) fn empty(
 
 /// Ordinal of the device and its stream as a driver handle; makes the device's context current. The
 /// stream lives as long as `target` or a clone of it.
+// Only a card's stream can fail to be had.
+#[cfg_attr(not(feature = "cuda"), allow(clippy::unnecessary_wraps))]
 pub(crate) fn stream(target: &Target) -> Result<(usize, *mut c_void)> {
     match target {
         #[cfg(feature = "cuda")]

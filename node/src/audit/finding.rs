@@ -60,6 +60,13 @@ macro_rules! rules {
                 match self { $(Self::$variant => Severity::$severity,)* }
             }
 
+            /// Its page of the documentation.
+            fn text(self) -> &'static str {
+                match self {
+                    $(Self::$variant => include_str!(concat!("../../../docs/rules/", $id, ".md")),)*
+                }
+            }
+
             /// What a finding of this rule means, in one sentence.
             pub fn summary(self) -> &'static str {
                 match self { $(Self::$variant => $summary,)* }
@@ -153,6 +160,17 @@ impl Rule {
         Self::ALL.iter().copied().find(|rule| rule.id() == id)
     }
 
+    /// What to do about a finding: that part of its page, in one line.
+    pub fn remedy(self) -> String {
+        let after = self
+            .text()
+            .split("## What to do")
+            .nth(1)
+            .unwrap_or_default();
+        let part = after.split("\n## ").next().unwrap_or_default();
+        part.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
     /// Its page of the documentation, as a path in the source repository.
     pub fn page(self) -> String {
         format!("docs/rules/{}.md", self.id())
@@ -223,6 +241,17 @@ impl fmt::Display for Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_rule_says_what_to_do() {
+        for rule in Rule::ALL {
+            let remedy = rule.remedy();
+            assert!(
+                remedy.len() > 20 && remedy.ends_with('.'),
+                "{rule}: {remedy:?}"
+            );
+        }
+    }
 
     #[test]
     fn identifiers_are_unique_and_sorted_within_their_group() {

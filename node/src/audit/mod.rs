@@ -6,7 +6,9 @@
 //! identity   digests of files, tensors and the whole model, in one pass over the disk
 //! rules      the subnet's rules, and what a careful reader refuses: pickles, code, damaged values
 //! compare    differences from a common base, and what they say about where weights come from
+//! registry   models that are known, to find in milliseconds what a new one should be compared with
 //! scan       many repositories at once, and only what changed is read again
+//! preflight  what a miner wants to know before submitting one
 //! report     what was found, for people and for programs
 //! ```
 //!
@@ -17,6 +19,8 @@ pub mod compare;
 pub mod finding;
 pub mod identity;
 pub mod model_hash;
+pub mod preflight;
+pub mod registry;
 pub mod report;
 pub mod rules;
 pub mod scan;

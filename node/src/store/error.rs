@@ -22,7 +22,7 @@ pub enum StoreError {
     /// The database comes from a later version of this program.
     #[error(
         "{} was written by a newer version of this program (schema {found}, this version knows {known}); \
-         run that version, or move the data folder away to start with an empty one",
+         run that version, or move the file away to start with an empty one",
         path.display()
     )]
     NewerSchema {
@@ -35,8 +35,8 @@ pub enum StoreError {
     },
     /// The database is damaged or is not ours.
     #[error(
-        "{} is damaged or not a job database ({message}); restore it from a copy, or move the data folder \
-         away to start with an empty one",
+        "{} is damaged or not a database of this program ({message}); restore it from a copy, or move it away \
+         to start with an empty one",
         path.display()
     )]
     Corrupt {
@@ -141,7 +141,7 @@ impl StoreError {
     }
 
     /// A failed use of a file; a full disk is told apart.
-    pub(super) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
+    pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
         let path = path.to_owned();
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull {
@@ -157,7 +157,7 @@ impl StoreError {
     }
 
     /// A failed use of the database.
-    pub(super) fn sql(path: &Path, source: &rusqlite::Error) -> Self {
+    pub(crate) fn sql(path: &Path, source: &rusqlite::Error) -> Self {
         use rusqlite::Error;
         let message = source.to_string();
         let path = path.to_owned();

@@ -80,7 +80,12 @@ pub(super) fn open(files: &Files) -> Result<Connection, StoreError> {
     if !head.is_empty() && head != MAGIC && !suffixed(path, "-journal").exists() {
         return Err(corrupt("it is not an SQLite file"));
     }
-    open_with(path, MIGRATIONS).map_err(|failure| failure.in_file(path))
+    open_file(path, MIGRATIONS)
+}
+
+/// Opens the database at `path`, an empty file or one of ours, at the latest of its schemas.
+pub(crate) fn open_file(path: &Path, migrations: &[&str]) -> Result<Connection, StoreError> {
+    open_with(path, migrations).map_err(|failure| failure.in_file(path))
 }
 
 fn open_with(path: &Path, migrations: &[&str]) -> Result<Connection, Failure> {
@@ -140,7 +145,7 @@ fn back_up(connection: &Connection, path: &Path, version: usize) -> Result<(), F
         .and_then(|file| file.sync_all())
         .and_then(|()| fs::rename(&part, &copy))
         .map_err(|e| StoreError::io("write", &copy, e))?;
-    tracing::info!(copy = %copy.display(), "kept a copy of the job database before changing its schema");
+    tracing::info!(copy = %copy.display(), "kept a copy of the database before changing its schema");
     Ok(())
 }
 
@@ -169,7 +174,7 @@ mod tests {
     const SECOND: &str = "ALTER TABLE a ADD COLUMN y DEFAULT 2; CREATE TABLE b (x);";
 
     fn open_at(path: &Path, migrations: &[&str]) -> Result<Connection, StoreError> {
-        open_with(path, migrations).map_err(|failure| failure.in_file(path))
+        open_file(path, migrations)
     }
 
     fn empty() -> (tempfile::TempDir, PathBuf) {

@@ -5,6 +5,7 @@
 mod compare;
 mod hash;
 mod models;
+mod preflight;
 mod rules;
 mod scan;
 mod schema;

@@ -10,6 +10,7 @@
 //! Files are streamed: memory does not grow with the models.
 
 mod align;
+pub mod coarse;
 mod deltas;
 pub mod layers;
 mod low_rank;

@@ -92,11 +92,7 @@ impl Sketch {
                     return Ok((name, sketch, 0));
                 }
                 let elements = weight.elements();
-                let mut sketch = WeightSketch {
-                    elements: elements as u64,
-                    squares: 0.0,
-                    sums: [0.0; LANES],
-                };
+                let mut sketch = WeightSketch::empty(elements);
                 for first in (0..elements).step_by(PIECE) {
                     let count = PIECE.min(elements - first);
                     sketch.add(first, &weight.values(first, count)?);
@@ -145,17 +141,33 @@ impl Sketch {
                 bb += (b - c) * (b - c);
                 ab += (a - c) * (b - c);
             }
-            let moved = (a.squares - c.squares)
-                .abs()
-                .min((b.squares - c.squares).abs());
-            // Sums of squares of unchanged weights agree for another reason; small weights say little.
-            if moved > 1e-9 * c.squares && c.elements >= 1024 {
+            if let Some(is_same) = same_squares(c.elements, a.squares, b.squares, c.squares) {
                 changed += 1;
-                same += usize::from((a.squares - b.squares).abs() < 0.01 * moved);
+                same += usize::from(is_same);
             }
         }
+        Likeness::new(aa, bb, ab, same, changed)
+    }
+}
+
+/// Estimated cosine from which two models are worth comparing. Below lie independent models and the sketch's own
+/// error; what is compared in vain costs time only.
+const NEAR: f64 = 0.2;
+/// Share of sums of squares that agree, from which they are worth it whatever their cosine: copies with rows in
+/// another order.
+const SAME_SQUARES: f64 = 0.2;
+
+impl Likeness {
+    /// Whether the two models are worth comparing.
+    pub fn is_near(&self) -> bool {
+        self.cosine.abs() >= NEAR || self.same_squares >= SAME_SQUARES
+    }
+
+    /// From the squared sizes of two differences, their product, and of how many changed weights how many
+    /// have the same sum of squares. None when nothing was changed.
+    pub(super) fn new(aa: f64, bb: f64, ab: f64, same: usize, changed: usize) -> Option<Self> {
         let sizes = (aa * bb).sqrt();
-        (sizes > 0.0).then(|| Likeness {
+        (sizes > 0.0).then(|| Self {
             cosine: ab / sizes,
             same_squares: if changed > 0 {
                 same as f64 / changed as f64
@@ -166,7 +178,29 @@ impl Sketch {
     }
 }
 
+/// Whether a weight has the same sum of squares in A and B, where it tells: sums of squares of unchanged
+/// weights agree for another reason, and small weights say little.
+pub(super) fn same_squares(elements: u64, a: f64, b: f64, base: f64) -> Option<bool> {
+    let moved = (a - base).abs().min((b - base).abs());
+    (moved > 1e-9 * base && elements >= 1024).then(|| (a - b).abs() < 0.01 * moved)
+}
+
 impl WeightSketch {
+    fn empty(elements: usize) -> Self {
+        Self {
+            elements: elements as u64,
+            squares: 0.0,
+            sums: [0.0; LANES],
+        }
+    }
+
+    /// The sketch of a weight in memory.
+    pub fn of(values: &[f32]) -> Self {
+        let mut sketch = Self::empty(values.len());
+        sketch.add(0, values);
+        sketch
+    }
+
     /// Adds values that begin at element `first`, a multiple of [`LANES`].
     fn add(&mut self, first: usize, values: &[f32]) {
         let (groups, rest) = values.as_chunks::<LANES>();
@@ -219,11 +253,7 @@ mod tests {
     fn sketch(values: impl Fn(usize) -> Vec<f32>) -> Sketch {
         let weights = (0..WEIGHTS).map(|index| {
             let values = values(index);
-            let mut sketch = WeightSketch {
-                elements: values.len() as u64,
-                squares: 0.0,
-                sums: [0.0; LANES],
-            };
+            let mut sketch = WeightSketch::empty(values.len());
             // In pieces of multiples of the lanes, as files are read.
             let (first, second) = values.split_at(LANES * 100);
             sketch.add(0, first);
@@ -251,20 +281,8 @@ mod tests {
     #[test]
     fn pieces_do_not_matter_and_sums_are_linear() {
         let values = noise(ELEMENTS, 1);
-        let whole = |values: &[f32]| {
-            let mut sketch = WeightSketch {
-                elements: 0,
-                squares: 0.0,
-                sums: [0.0; LANES],
-            };
-            sketch.add(0, values);
-            sketch
-        };
-        let mut pieces = WeightSketch {
-            elements: 0,
-            squares: 0.0,
-            sums: [0.0; LANES],
-        };
+        let whole = WeightSketch::of;
+        let mut pieces = WeightSketch::empty(values.len());
         for (index, piece) in values.chunks(LANES * STRETCH).enumerate() {
             pieces.add(index * LANES * STRETCH, piece);
         }

@@ -7,6 +7,7 @@ use super::words::{count, sentences, size};
 use super::{Basis, Body, LIMITS, Measured, Pair, Report, Repository, Source};
 use crate::audit::compare::TensorComparison;
 use crate::audit::finding::Finding;
+use crate::audit::preflight::Preflight;
 
 const STYLE: &str = include_str!("report.css");
 /// Most rows of a table; the JSON form has all.
@@ -52,6 +53,7 @@ pub(super) fn render(report: &Report) -> String {
         Body::Hash(repository) => format!("What {} holds", repository.source),
         Body::Compare(pair) => format!("{} beside {}", pair.a, pair.b),
         Body::Scan(scan) => format!("Audit of {}", count(scan.repositories.len(), "repository")),
+        Body::Preflight(page) => format!("Preflight of {}", page.repository.source),
     };
     let title = escaped(&title);
     let mut page = format!(
@@ -73,6 +75,7 @@ pub(super) fn render(report: &Report) -> String {
             files(&mut page, repository);
         }
         Body::Compare(one) => pair(&mut page, one),
+        Body::Preflight(flight) => preflight(&mut page, flight),
         Body::Scan(scan) => {
             overview(&mut page, report);
             for pair in scan.pairs.iter().take(PICTURED) {
@@ -118,6 +121,51 @@ pub(super) fn render(report: &Report) -> String {
 }
 
 /// All repositories and all pairs in two tables.
+fn preflight(page: &mut String, flight: &Preflight) {
+    for check in &flight.checks {
+        put!(page, "<section>\n<h2>{}</h2>", check.title());
+        put!(
+            page,
+            "<p><span class=\"badge {0}\">{0}</span> {1}</p>",
+            check.state.mark().to_lowercase(),
+            escaped(&check.says)
+        );
+        findings(page, &check.findings);
+        if check.name == "memory" && !flight.cards.is_empty() {
+            put!(
+                page,
+                "<table>\n<tr><th>memory</th><th>cards</th><th>how</th><th>needed</th></tr>"
+            );
+            for card in &flight.cards {
+                put!(
+                    page,
+                    "<tr><td>{} GiB</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+                    card.gib,
+                    escaped(card.examples),
+                    card.how(),
+                    size(card.needed)
+                );
+            }
+            put!(page, "</table>");
+        }
+        put!(page, "</section>");
+    }
+    for pair in &flight.pairs {
+        put!(
+            page,
+            "<section>\n<h2>{} and {}</h2>",
+            escaped(&pair.a.to_string()),
+            escaped(&pair.b.to_string())
+        );
+        self::pair(page, pair);
+        put!(page, "</section>");
+    }
+    put!(page, "<section>\n<h2>The repository</h2>");
+    describe(page, &flight.repository);
+    files(page, &flight.repository);
+    put!(page, "</section>");
+}
+
 fn overview(page: &mut String, report: &Report) {
     let Body::Scan(scan) = &report.body else {
         return;

@@ -19,7 +19,7 @@ mod sarif;
 #[cfg(test)]
 mod tests;
 mod text;
-mod words;
+pub(super) mod words;
 
 use std::fmt;
 
@@ -30,6 +30,7 @@ use super::compare::layers::Layers;
 use super::compare::{Comparison, Evidence, TensorComparison, Thresholds, Verdict};
 use super::finding::{Finding, Rule, Severity};
 use super::identity::{FileDigest, ModelDigest, TensorDigest};
+use super::preflight::Preflight;
 
 /// Version of the JSON forms. A new field does not change it, anything else does.
 pub const VERSION: u32 = 1;
@@ -144,6 +145,8 @@ pub enum Body {
     Compare(Box<Pair>),
     /// Many repositories.
     Scan(Box<Scan>),
+    /// What a miner wants to know before submitting one.
+    Preflight(Box<Preflight>),
 }
 
 /// A repository by name.
@@ -385,7 +388,8 @@ impl Report {
         let found = self
             .findings()
             .any(|(_, finding)| finding.severity >= self.fail_on);
-        if found {
+        let to_mend = matches!(&self.body, Body::Preflight(page) if !page.ready);
+        if found || to_mend {
             Outcome::Found
         } else {
             Outcome::Clean
@@ -398,6 +402,7 @@ impl Report {
             Body::Hash(repository) => (Some(&**repository), &[][..], None),
             Body::Compare(_) => (None, &[][..], None),
             Body::Scan(scan) => (None, scan.repositories.as_slice(), scan.base.as_ref()),
+            Body::Preflight(page) => (Some(&page.repository), &[][..], None),
         };
         one.into_iter().chain(many).chain(base)
     }
@@ -408,6 +413,7 @@ impl Report {
             Body::Hash(_) => &[],
             Body::Compare(pair) => std::slice::from_ref(pair),
             Body::Scan(scan) => &scan.pairs,
+            Body::Preflight(page) => &page.pairs,
         }
     }
 

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::words::{count, sentences, size};
 use super::{Basis, Body, LIMITS, Outcome, Pair, Report, Repository, Scan, Source};
 use crate::audit::finding::Finding;
+use crate::audit::preflight;
 
 /// Most findings of one rule that are listed for a repository; the rest is counted.
 const LISTED: usize = 20;
@@ -20,6 +21,8 @@ pub(super) fn render(report: &Report) -> String {
         Body::Hash(repository) => hash(&mut text, repository),
         Body::Compare(one) => pair(&mut text, one),
         Body::Scan(many) => scan(&mut text, many),
+        // Its conclusion comes first.
+        Body::Preflight(page) => return preflight::render(page),
     }
     line!(text, "{}", conclusion(report));
     if !report.pairs().is_empty() {
@@ -33,6 +36,9 @@ pub(super) fn render(report: &Report) -> String {
 
 /// The outcome in a sentence.
 pub(super) fn conclusion(report: &Report) -> String {
+    if let Body::Preflight(page) = &report.body {
+        return preflight::conclusion(page);
+    }
     let all: Vec<_> = report.findings().collect();
     let counting = all
         .iter()

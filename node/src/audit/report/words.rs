@@ -3,7 +3,7 @@
 use super::Measured;
 
 /// A number of bytes for people.
-pub(super) fn size(bytes: u64) -> String {
+pub(in crate::audit) fn size(bytes: u64) -> String {
     indicatif::DecimalBytes(bytes).to_string()
 }
 

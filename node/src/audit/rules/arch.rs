@@ -203,7 +203,8 @@ pub fn check_size(tree: &Tree) -> Option<Finding> {
     if (MIN_SIZE..=MAX_SIZE).contains(&size) {
         return None;
     }
-    let message = format!("{size} bytes; {MIN_SIZE} to {MAX_SIZE} are accepted");
+    let [size, least, most] = [size, MIN_SIZE, MAX_SIZE].map(indicatif::BinaryBytes);
+    let message = format!("{size}; {least} to {most} are accepted");
     Some(Finding::new(Rule::SizeOutOfRange, "", message))
 }
 

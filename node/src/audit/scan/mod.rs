@@ -37,9 +37,15 @@ pub enum Progress<'a> {
     Weights(usize, usize),
 }
 
-/// Digests of a model, to look for it elsewhere.
+/// A model, to look for it elsewhere.
 #[derive(Debug, Clone, Copy)]
-pub struct Digests<'a> {
+pub struct Probe<'a> {
+    /// Which one.
+    pub source: &'a Source,
+    /// Its sketch, where it has weights that are known by name.
+    pub sketch: Option<&'a Sketch>,
+    /// The sketch of the base.
+    pub base: Option<&'a Sketch>,
     /// The subnet's hash.
     pub model_hash: Option<&'a str>,
     /// Digests of all values.
@@ -56,7 +62,7 @@ pub struct Candidate {
 }
 
 /// Looks a model up among those recorded elsewhere.
-pub type Known<'a> = &'a (dyn Fn(&Sketch, Digests<'_>) -> Vec<Candidate> + Sync);
+pub type Known<'a> = &'a dyn Fn(Probe<'_>) -> Vec<Candidate>;
 
 /// How to scan.
 #[derive(Clone, Copy)]

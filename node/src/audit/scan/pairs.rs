@@ -7,23 +7,12 @@ use leoma_models::{Error, Result};
 
 use super::cache::{Cache, Kind, key_of};
 use super::examine::Examined;
-use super::{Candidate, Digests, Known, Options, Place, Progress};
+use super::{Candidate, Known, Options, Place, Probe, Progress};
 use crate::audit::compare::layers::Layers;
-use crate::audit::compare::sketch::{Likeness, Sketch};
+use crate::audit::compare::sketch::Sketch;
 use crate::audit::compare::{Comparison, Thresholds, Verdict, compare};
 use crate::audit::finding::{Finding, Rule};
 use crate::audit::report::{How, Pair, Read, Repository, Source};
-
-/// Estimated cosine from which a pair is compared. Below lie independent models and the sketch's own error; what
-/// is compared in vain costs time only.
-const NEAR: f64 = 0.2;
-/// Share of sums of squares that agree, from which a pair is compared whatever its cosine: copies with rows in
-/// another order.
-const SAME_SQUARES: f64 = 0.2;
-
-fn is_near(likeness: &Likeness) -> bool {
-    likeness.cosine.abs() >= NEAR || likeness.same_squares >= SAME_SQUARES
-}
 
 /// What two repositories have in common by their digests.
 fn equal(a: &Repository, b: &Repository) -> Option<(Verdict, String)> {
@@ -116,10 +105,11 @@ pub(super) fn find(
     }
     if let Some(known) = options.known {
         for (index, one) in examined.iter().enumerate() {
-            findings
-                .entry(index)
-                .or_default()
-                .extend(recorded(one, known));
+            findings.entry(index).or_default().extend(recorded(
+                one,
+                base.map(|(base, _)| base),
+                known,
+            ));
         }
     }
     for (index, found) in findings {
@@ -141,7 +131,7 @@ fn candidates(examined: &[Examined], which: &[usize], base: &Examined) -> Vec<(u
     for (at, &a) in which.iter().enumerate() {
         for &b in which.iter().skip(at + 1) {
             let likeness = || Sketch::likeness(sketch(a)?, sketch(b)?, base);
-            if likeness().is_some_and(|likeness| is_near(&likeness)) {
+            if likeness().is_some_and(|likeness| likeness.is_near()) {
                 near.push((a, b));
             }
         }
@@ -218,14 +208,14 @@ fn note(pair: &Pair, a: usize, b: usize, findings: &mut BTreeMap<usize, Vec<Find
 }
 
 /// What models that are recorded elsewhere have in common with a repository.
-fn recorded(examined: &Examined, known: Known<'_>) -> Vec<Finding> {
-    let nothing = Sketch::default();
-    let sketch = examined.sketch.as_ref().unwrap_or(&nothing);
-    let digests = Digests {
+fn recorded(examined: &Examined, base: Option<&Examined>, known: Known<'_>) -> Vec<Finding> {
+    let found = known(Probe {
+        source: &examined.repository.source,
+        sketch: examined.sketch.as_ref(),
+        base: base.and_then(|base| base.sketch.as_ref()),
         model_hash: examined.repository.model_hash.as_deref(),
         model_digest: examined.repository.model_digest.as_ref(),
-    };
-    let found = known(sketch, digests);
+    });
     found.into_iter().map(Candidate::finding).collect()
 }
 
@@ -256,6 +246,7 @@ impl Candidate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::audit::compare::sketch::Likeness;
     use crate::audit::identity::ModelDigest;
 
     fn repository(hash: &str, named: &str, unnamed: &str) -> Repository {
@@ -297,8 +288,8 @@ mod tests {
             sketch: None,
             fingerprint: None,
         };
-        let known = |_: &Sketch, digests: Digests<'_>| {
-            assert_eq!(digests.model_hash, Some("1"));
+        let known = |probe: Probe<'_>| {
+            assert_eq!(probe.model_hash, Some("1"));
             let likeness = Likeness {
                 cosine: 0.9,
                 same_squares: 0.0,
@@ -310,7 +301,10 @@ mod tests {
                 })
                 .to_vec()
         };
-        let rules: Vec<_> = recorded(&examined, &known).iter().map(|f| f.rule).collect();
+        let rules: Vec<_> = recorded(&examined, None, &known)
+            .iter()
+            .map(|f| f.rule)
+            .collect();
         assert_eq!(rules, [Rule::SameWeights, Rule::UndecidedLikeness]);
     }
 }

@@ -4,6 +4,8 @@
 
 mod compare;
 mod hash;
+mod preflight;
+mod registry;
 mod scan;
 mod source;
 
@@ -38,6 +40,12 @@ pub(super) enum AuditCommand {
     /// Look through many repositories: contents, rules, and which of them are copies of each other.
     #[command(after_help = AFTER_HELP)]
     Scan(scan::ScanArgs),
+    /// Keep a list of known models: digests, sketches, and who committed them when.
+    #[command(subcommand)]
+    Registry(registry::RegistryCommand),
+    /// Before paying for a registration: does it load, on which cards, does it keep the rules, is it a copy?
+    #[command(after_help = AFTER_HELP)]
+    Preflight(Box<preflight::PreflightArgs>),
 }
 
 /// How an audit is reported; shared by all its commands.
@@ -106,6 +114,8 @@ pub(super) fn run(command: AuditCommand) -> Result<ExitCode> {
         AuditCommand::Hash(args) => hash::run(&args),
         AuditCommand::Compare(args) => compare::run(&args),
         AuditCommand::Scan(args) => scan::run(&args),
+        AuditCommand::Registry(command) => registry::run(&command),
+        AuditCommand::Preflight(args) => preflight::run(&args),
     };
     // What could not be audited is one case here, whosever fault it is.
     done.or_else(|error| match super::explain(&error) {

@@ -1,16 +1,18 @@
 //! `leoma-node audit scan`: many repositories at once.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
 
+use super::registry::RegistryArg;
 use super::source::{Named, fetched, named};
 use super::{ReportArgs, forms};
 use crate::audit::compare::Thresholds;
 use crate::audit::report::{Body, Form};
-use crate::audit::scan::{Cache, Options, Place, Progress, find, scan};
+use crate::audit::scan::{Cache, Options, Place, Probe, Progress, find, scan};
 use crate::cli::hub::Show;
 use crate::cli::layers::process_env;
 
@@ -23,17 +25,38 @@ pub(in crate::cli) struct ScanArgs {
     /// What all of them were made from. Without it only equal weights are recognised.
     #[arg(long, value_name = "C", env = "LEOMA_NODE_AUDIT_BASE")]
     base: Option<String>,
+    #[command(flatten)]
+    cache: CacheArgs,
+    #[command(flatten)]
+    registry: RegistryArg,
+    /// Form of the report.
+    #[arg(long, value_parser = forms(false), default_value = "text", help_heading = "Report")]
+    format: Form,
+    #[command(flatten)]
+    report: ReportArgs,
+}
+
+/// What earlier audits found; shared by the commands that read whole repositories.
+#[derive(Debug, Args)]
+pub(super) struct CacheArgs {
     /// Folder that remembers what earlier scans found; default leoma-node/audit in $XDG_CACHE_HOME or ~/.cache.
     #[arg(long, value_name = "DIR", env = "LEOMA_NODE_AUDIT_CACHE")]
     cache: Option<PathBuf>,
     /// Read everything, and remember nothing.
     #[arg(long, conflicts_with = "cache")]
     no_cache: bool,
-    /// Form of the report.
-    #[arg(long, value_parser = forms(false), default_value = "text", help_heading = "Report")]
-    format: Form,
-    #[command(flatten)]
-    report: ReportArgs,
+}
+
+impl CacheArgs {
+    pub(super) fn open(&self) -> Result<Cache> {
+        if self.no_cache {
+            return Ok(Cache::none());
+        }
+        match self.cache.clone().or_else(default_cache) {
+            Some(folder) => Ok(Cache::open(&folder)?),
+            None => Ok(Cache::none()),
+        }
+    }
 }
 
 pub(super) fn run(args: &ScanArgs) -> Result<ExitCode> {
@@ -59,13 +82,17 @@ pub(super) fn run(args: &ScanArgs) -> Result<ExitCode> {
         let message = "there is nothing to scan beside the base";
         return Err(crate::Error::caller("DIR", message).into());
     }
-    let cache = if args.no_cache {
-        Cache::none()
-    } else {
-        match args.cache.clone().or_else(default_cache) {
-            Some(folder) => Cache::open(&folder)?,
-            None => Cache::none(),
-        }
+    let cache = args.cache.open()?;
+    let registry = args.registry.existing()?;
+    let failed = RefCell::new(None);
+    let known = |probe: Probe<'_>| {
+        let Some(registry) = &registry else {
+            return Vec::new();
+        };
+        registry.known(&probe).unwrap_or_else(|error| {
+            failed.replace(Some(error));
+            Vec::new()
+        })
     };
     let bar = args.report.bar("scan");
     let total = places.len() + usize::from(base.is_some());
@@ -86,11 +113,14 @@ pub(super) fn run(args: &ScanArgs) -> Result<ExitCode> {
         base: base.as_ref(),
         cache: &cache,
         thresholds: &Thresholds::default(),
-        known: None,
+        known: Some(&known),
         progress: &progress,
     };
     let scanned = scan(&places, &options);
     bar.finish_and_clear();
+    if let Some(error) = failed.take() {
+        return Err(error.into());
+    }
     args.report
         .finish(Body::Scan(Box::new(scanned?)), args.format)
 }

@@ -1,0 +1,137 @@
+"""The copies: the victims in every disguise, written as checkpoints."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import WanTransformer3DModel
+from safetensors.torch import load_file, save_file
+
+from . import disguises
+from .disguises import Weights
+from .plan import COPIES, HALVES, WORLDS
+
+FILE = "diffusion_pytorch_model.safetensors"
+# Bytes of a shard of the disguise `shards`.
+SHARD = 1_500_000
+
+
+def load(model: Path) -> Weights:
+    """The transformer in float32."""
+    return {name: w.float() for name, w in load_file(model / "transformer" / FILE).items()}
+
+
+def put(victim: Path, out: Path, weights: Weights, dtype: torch.dtype = torch.bfloat16) -> None:
+    """The victim with another transformer."""
+    shutil.copytree(victim, out)
+    tensors = {name: w.to(dtype).contiguous() for name, w in weights.items()}
+    save_file(tensors, out / "transformer" / FILE, {"format": "pt"})
+
+
+def shards(out: Path) -> None:
+    """Cuts the transformer into shards with an index."""
+    path = out / "transformer" / FILE
+    parts: list[Weights] = [{}]
+    size = 0
+    for name, w in sorted(load_file(path).items(), reverse=True):
+        if size > SHARD:
+            parts.append({})
+            size = 0
+        parts[-1][name] = w
+        size += w.numel() * w.element_size()
+    path.unlink()
+    placed = {}
+    for number, part in enumerate(parts):
+        name = f"diffusion_pytorch_model-{number + 1:05}-of-{len(parts):05}.safetensors"
+        save_file(part, out / "transformer" / name, {"format": "pt"})
+        placed |= dict.fromkeys(part, name)
+    index = {"metadata": {"total_size": sum(w.numel() * w.element_size() for p in parts for w in p.values())}}
+    (out / "transformer" / f"{FILE}.index.json").write_text(json.dumps(index | {"weight_map": placed}))
+
+
+def fp8(out: Path) -> None:
+    """Matrices of the blocks as e4m3 with one scale each, as ComfyUI names them."""
+    path, tensors = out / "transformer" / FILE, {}
+    for name, w in load_file(path).items():
+        if name.startswith("blocks.") and name.endswith("weight") and w.dim() == 2:
+            scale = w.float().abs().max() / 448
+            tensors[name] = (w.float() / scale).to(torch.float8_e4m3fn)
+            tensors[name.replace(".weight", ".scale_weight")] = scale.reshape(1)
+        else:
+            tensors[name] = w
+    tensors["scaled_fp8"] = torch.empty(2, dtype=torch.float8_e4m3fn)
+    save_file(tensors, path, {"format": "pt"})
+
+
+def one_byte(out: Path) -> None:
+    """Changes the last bit of one value."""
+    path = out / "transformer" / FILE
+    tensors = load_file(path)
+    name = sorted(tensors)[-1]
+    tensors[name].view(torch.int16).view(-1)[0] ^= 1
+    save_file(tensors, path, {"format": "pt"})
+
+
+def make(kind: str, home: Path, half: str, seed: int) -> None:
+    """One copy of the victim of a half."""
+    out = home / f"{kind}-{half}"
+    if out.exists():
+        return
+    victim_path = home / f"victim-{half}"
+    victim, other, base = (load(home / name) for name in (f"victim-{half}", f"other-{half}", "base"))
+    weights, dtype, after = victim, torch.bfloat16, []
+    model = WanTransformer3DModel.from_pretrained(victim_path / "transformer", torch_dtype=torch.float32)
+    for step in kind.split("+"):
+        before = weights
+        if step.startswith("noise"):
+            share = 0.3 if step == "noise" else int(step.removeprefix("noise-")) / 100
+            weights = disguises.noise(weights, base, share, seed)
+        elif step.startswith("merge-"):
+            weights = disguises.mix(weights, other, int(step.removeprefix("merge-")) / 100)
+        elif step in ("heads", "rows", "rescaled", "rotated"):
+            weights = getattr(disguises, step)(weights, seed)
+            apart = disguises.same_function(before, weights, model)
+            if apart > 1e-3:
+                raise SystemExit(f"error: {kind}: the disguise changes what the network computes, by {apart:.1e}")
+        elif step == "tuned-on":
+            weights = load(home / f"tuned-on-{half}")
+        elif step == "lora":
+            weights = disguises.lora(weights, 8, 0.05, seed)
+        elif step == "scaled-delta":
+            weights = disguises.scaled_delta(weights, base, 1.3)
+        elif step == "half-base":
+            weights = disguises.mix(weights, base, 0.5)
+        elif step == "half-blocks":
+            weights = disguises.half_blocks(weights, other)
+        elif step in ("float32", "float16"):
+            dtype = getattr(torch, step)
+        elif step in ("shards", "fp8", "one-byte"):
+            after.append({"shards": shards, "fp8": fp8, "one-byte": one_byte}[step])
+        elif step != "bytes":
+            raise SystemExit(f"error: no disguise {step}")
+    beside = home / f".{kind}-{half}.tmp"
+    shutil.rmtree(beside, ignore_errors=True)
+    put(victim_path, beside, weights, dtype)
+    for change in after:
+        change(beside)
+    beside.rename(out)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    for number, world in enumerate(WORLDS):
+        for half in HALVES:
+            for kind in COPIES:
+                make(kind, arguments.work / world.name, half, 10 * number + HALVES.index(half))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Judges every pair with `leoma-node audit compare`, and writes the table of docs/audit.md."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from .plan import COPIES, COPY, HALVES, WORLDS, Pair, pairs
+
+FIGURES = (
+    "cosine",
+    "median_cosine",
+    "coefficient",
+    "coefficient_spread",
+    "copied_share",
+    "moved_a",
+    "moved_b",
+    "resolution",
+    "displaced_share",
+    "equal_share",
+    "low_rank_change",
+)
+
+
+def judge(node: Path, work: Path, pair: Pair) -> dict[str, Any]:
+    """The comparison of a pair, without its weights."""
+    home = work / pair.world
+    command = [node, "audit", "compare", home / pair.a, home / pair.b, "--base", home / "base", "--format", "json"]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    if done.returncode not in (0, 1):
+        raise SystemExit(f"error: {pair.a} {pair.b}: {done.stderr}")
+    report = json.loads(done.stdout)
+    evidence = {name: report["evidence"].get(name) for name in FIGURES}
+    return vars(pair) | {"verdict": report["verdict"], "statement": report["statement"], "evidence": evidence}
+
+
+def is_right(row: dict[str, Any]) -> bool:
+    """A copy is found, in the way it should be; anybody else is not accused."""
+    if not row["copied"]:
+        return row["verdict"] not in COPY
+    return row["verdict"] in COPIES.get(row["kind"], COPY)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: a line for each kind of pair, both halves beside each other."""
+    kinds: dict[tuple[bool, str], dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        kinds[row["copied"], row["kind"]][row["half"]].append(row)
+    lines = ["| pairs | first half right | second half right | cosine | verdicts |", "|---|---|---|---|---|"]
+    for (_, kind), halves in sorted(kinds.items(), key=lambda item: not item[0][0]):
+        counts = [f"{sum(map(is_right, halves[half]))} of {len(halves[half])}" for half in HALVES]
+        every = [row for half in HALVES for row in halves[half]]
+        cosines = [row["evidence"]["cosine"] for row in every if row["evidence"]["cosine"] is not None]
+        spread = f"{min(cosines):.2f} to {max(cosines):.2f}" if cosines else "-"
+        verdicts = ", ".join(sorted({row["verdict"] for row in every}))
+        lines.append(f"| {kind} | {counts[0]} | {counts[1]} | {spread} | {verdicts} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--node", type=Path, required=True)
+    arguments = parser.parse_args()
+    chosen = [pair for world in WORLDS for pair in pairs(world)]
+    with ThreadPoolExecutor(2) as pool:
+        rows = list(pool.map(lambda pair: judge(arguments.node, arguments.work, pair), chosen))
+    (arguments.work / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
+    text = table(rows)
+    (arguments.work / "table.md").write_text(text + "\n")
+    print(text)
+    for half in HALVES:
+        of_half = [row for row in rows if row["half"] == half]
+        missed = [row for row in of_half if row["copied"] and not is_right(row)]
+        accused = [row for row in of_half if not row["copied"] and not is_right(row)]
+        copies = sum(row["copied"] for row in of_half)
+        print(
+            f"\n{half} half: {copies - len(missed)} of {copies} copies found, "
+            f"{len(accused)} of {len(of_half) - copies} others accused"
+        )
+        for row in missed + accused:
+            what = "missed" if row["copied"] else "accused"
+            print(f"  {what}: {row['world']} {row['a']} {row['b']}: {row['verdict']}; {row['statement']}")
+
+
+if __name__ == "__main__":
+    main()
