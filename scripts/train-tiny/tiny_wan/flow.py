@@ -50,12 +50,31 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.stack([first * cos - second * sin, first * sin + second * cos], -1).flatten(-2)
 
 
+class Times:
+    """Diffusers' embedding of times, for the two times that a clip has: of its first frame and of the others."""
+
+    def __init__(self, embedder: nn.Module) -> None:
+        self.whole = embedder.forward
+        self.first_tokens = 0
+
+    def __call__(
+        self, timestep: Tensor, encoder_hidden_states: Tensor, image: Tensor | None = None, timestep_seq_len: int = 0
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """The signature of diffusers' embedder, `timestep` being [B * tokens]."""
+        ends = timestep.view(-1, timestep_seq_len)[:, [0, -1]].flatten()
+        time, modulation, text, image = self.whole(ends, encoder_hidden_states, image, timestep_seq_len=2)
+        counts = torch.tensor([self.first_tokens, timestep_seq_len - self.first_tokens])
+        return time.repeat_interleave(counts, 1), modulation.repeat_interleave(counts, 1), text, image
+
+
 class Flow(nn.Module):
     """Velocity of noisy latents under token ids."""
 
     def __init__(self, text: nn.Module, transformer: nn.Module) -> None:
         super().__init__()
         self.text, self.transformer = text, transformer
+        self.times = Times(transformer.condition_embedder)
+        transformer.condition_embedder.forward = self.times
         for block in transformer.blocks:
             block.attn1.processor = Attention()
             block.attn2.processor = Attention()
@@ -67,8 +86,9 @@ class Flow(nn.Module):
         return out * mask[..., None]
 
     def forward(self, latents: Tensor, times: Tensor, ids: Tensor) -> Tensor:
-        """`times` [B, tokens] in 0..1000."""
+        """`times` [B, tokens] in 0..1000, one for the first frame's tokens and one for all others."""
         text = self.encode(ids)
+        self.times.first_tokens = times.shape[1] // latents.shape[2]
         return self.transformer(hidden_states=latents, timestep=times, encoder_hidden_states=text, return_dict=False)[0]
 
 

@@ -56,13 +56,12 @@ def main() -> None:
     vae = as_compute(trained_vae(arguments.run).to(device()))
     folder = arguments.run / "latents"
     folder.mkdir(parents=True, exist_ok=True)
-    began, clock = time.monotonic(), Clock(arguments.minutes)
+    began, clock = time.monotonic(), Clock(arguments.minutes, alone=True)
     for number in range(rank, arguments.files, world):
         path = folder / f"latents-{number:03}.npy"
         if path.exists():
             continue
-        clock.tick()
-        if clock.spent > clock.budget:
+        if clock.tick() >= 1:
             break
         seeds = range(FIRST + number * PER_FILE, FIRST + (number + 1) * PER_FILE)
         latents = torch.stack([encode_scene(vae, seed) for seed in seeds])

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def orthogonal(m: Tensor, steps: int = 5) -> Tensor:
-    """Newton-Schulz iteration towards U V^T of m = U S V^T."""
+    """Newton-Schulz iteration towards U V^T of m = U S V^T, in bfloat16: the direction need not be exact."""
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = m / (m.norm() + 1e-7)
+    x = (m / (m.norm() + 1e-7)).bfloat16()
     wide = x.shape[0] <= x.shape[1]
-    x = x if wide else x.T
+    x = x if wide else x.T.contiguous()
     for _ in range(steps):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
@@ -41,6 +41,39 @@ class Optimiser:
         self.second = [None if m else torch.zeros_like(w) for m, w in zip(self.matrix, self.weights, strict=True)]
         self.steps = 0
         self.decay = decay
+        self.share = self._shares(dist.get_world_size() if dist.is_initialized() else 1)
+
+    def _shares(self, world: int) -> list[list[int]]:
+        """The matrices each process makes orthogonal, of about equal work."""
+        work = {}
+        for i in (i for i, m in enumerate(self.matrix) if m):
+            w = self.weights[i]
+            short, long = sorted((w.shape[0], w[0].numel()))
+            work[i] = short * short * (2 * long + short)
+        shares: list[list[int]] = [[] for _ in range(world)]
+        for i in sorted(work, key=work.__getitem__, reverse=True):
+            min(shares, key=lambda share: sum(work[j] for j in share)).append(i)
+        return shares
+
+    def _updates(self, grads: list[Tensor]) -> dict[int, Tensor]:
+        """The orthogonal matrices: every process makes its share and gives it to the others."""
+        rank = dist.get_rank() if len(self.share) > 1 else 0
+        updates = {}
+        for i in self.share[rank]:
+            g = grads[i]
+            updates[i] = orthogonal(torch.lerp(g, self.first[i], 0.95).reshape(g.shape[0], -1))
+        if len(self.share) > 1:
+            for owner, share in enumerate(self.share):
+                sizes = [self.weights[i].numel() for i in share]
+                flat = (
+                    torch.cat([updates[i].reshape(-1) for i in share])
+                    if owner == rank
+                    else torch.empty(sum(sizes), dtype=torch.bfloat16, device=self.weights[0].device)
+                )
+                dist.broadcast(flat.view(torch.uint8), owner)
+                for i, part in zip(share, flat.split(sizes), strict=True):
+                    updates[i] = part.view(self.weights[i].shape[0], -1)
+        return updates
 
     def _gradients(self, limit: float) -> list[Tensor]:
         pairs = zip(self.model_weights, self.weights, strict=True)
@@ -65,14 +98,15 @@ class Optimiser:
         if not torch.isfinite(torch.tensor(self.norm)):
             return
         self.steps += 1
+        for first, g, matrix in zip(self.first, grads, self.matrix, strict=True):
+            first.lerp_(g, 0.05 if matrix else 0.1)
+        updates = self._updates(grads)
         for i, (w, g) in enumerate(zip(self.weights, grads, strict=True)):
             if self.matrix[i]:
-                m = self.first[i].lerp_(g, 0.05)
-                flat = torch.lerp(g, m, 0.95).reshape(g.shape[0], -1)
-                update = orthogonal(flat) * (0.2 * max(flat.shape) ** 0.5)
-                w.mul_(1 - rate * self.decay).sub_(update.view_as(w), alpha=rate)
+                update = updates[i].view_as(w).float()
+                w.mul_(1 - rate * self.decay).sub_(update, alpha=rate * 0.2 * max(updates[i].shape) ** 0.5)
             else:
-                m = self.first[i].lerp_(g, 0.1)
+                m = self.first[i]
                 v = self.second[i].lerp_(g.square(), 0.02)
                 top = m / (1 - 0.9**self.steps)
                 w.sub_(top / ((v / (1 - 0.98**self.steps)).sqrt() + 1e-8), alpha=rate)

@@ -1,8 +1,4 @@
-"""Stage 1: the VAE, on crops of painted clips. `python -m tiny_wan.train_vae --run DIR`.
-
-With `--decoder-only` the encoder of an earlier run stays as it is and the decoder goes on learning: the latents of
-stage 2 and the transformer of stage 3 can then be made at the same time.
-"""
+"""Stage 1: the VAE, on crops of painted clips. `python -m tiny_wan.train_vae --run DIR`."""
 
 from __future__ import annotations
 
@@ -21,7 +17,8 @@ from .pool import HELD_OUT, Pool
 from .scenes import draw
 from .work import Clock, barrier, device, log, plain, rate, save, start
 
-KL = 2e-5
+# Strong enough that a latent holds about two bits: what the decoder is used to as noise, the transformer may get wrong.
+KL = 2e-3
 # Short crops at first, as more of them fit the time; then longer ones: after crops of 9 frames alone, colours drift in
 # the frames behind the ninth.
 SHORT, LONG, SIZE = 9, 17, 64
@@ -31,14 +28,13 @@ SHORT_UNTIL = 0.5
 class Loss(nn.Module):
     """Reconstruction, its change from frame to frame, and a small pull of the latents to the unit normal."""
 
-    def __init__(self, vae: nn.Module, decoder_only: bool) -> None:
+    def __init__(self, vae: nn.Module) -> None:
         super().__init__()
-        self.vae, self.decoder_only = vae, decoder_only
+        self.vae = vae
 
     def forward(self, clip: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, squared error and divergence of clips in [-1, 1]; `noise` draws the latents."""
-        with torch.set_grad_enabled(not self.decoder_only):
-            mean, log_variance = whole_clip.encode(self.vae, clip)
+        mean, log_variance = whole_clip.encode(self.vae, clip)
         log_variance = log_variance.float().clamp(-20, 10)
         z = mean + torch.exp(0.5 * log_variance).to(mean.dtype) * noise
         error = (whole_clip.decode(self.vae, z) - clip).float()
@@ -81,22 +77,17 @@ def held_out(vae: nn.Module, path: Path | None, scenes: int = 6, frames: int = 1
 
 @torch.no_grad()
 def take_weights(vae: nn.Module, run: Path) -> None:
-    """Gives `vae` the weights of the joint stage, and of the decoder's own where there are any."""
-    joint = torch.load(run / "vae.pt", map_location="cpu")["optimiser"]["weights"]
-    for parameter, weight in zip(vae.parameters(), joint, strict=True):
+    """Gives `vae` the weights of a run."""
+    weights = torch.load(run / "vae.pt", map_location="cpu")["optimiser"]["weights"]
+    for parameter, weight in zip(vae.parameters(), weights, strict=True):
         parameter.copy_(weight)
-    if (run / "decoder.pt").exists():
-        later = torch.load(run / "decoder.pt", map_location="cpu")["optimiser"]["weights"]
-        parts = [p for n, p in vae.named_parameters() if n.startswith(("decoder.", "post_quant_conv."))]
-        for parameter, weight in zip(parts, later, strict=True):
-            parameter.copy_(weight)
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=45)
+    parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--peak", type=float, default=2e-3)
     parser.add_argument("--encoder", type=int, default=16)
@@ -104,30 +95,19 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=2)
     default = 32 if device().type == "cuda" else 4
     parser.add_argument("--batch", type=int, default=default, help="clips per process and step")
-    parser.add_argument("--decoder-only", action="store_true")
     parser.add_argument("--no-compile", action="store_true")
     arguments = parser.parse_args()
     rank, _ = start()
     where = device()
     vae = as_compute(make_vae(arguments.seed, arguments.encoder, arguments.decoder, arguments.blocks).to(where))
-    if arguments.decoder_only:
-        vae.encoder.requires_grad_(False)
-        vae.quant_conv.requires_grad_(False)
     optimiser = Optimiser(vae)
     state_file, clock = arguments.run / "vae.pt", Clock(arguments.minutes)
-    if arguments.decoder_only:
-        state_file = arguments.run / "decoder.pt"
-        if not state_file.exists():
-            take_weights(vae, arguments.run)
-            optimiser = Optimiser(vae)
     if state_file.exists():
         state = torch.load(state_file, map_location=where)
-        if arguments.decoder_only:
-            take_weights(vae, arguments.run)
         optimiser.load(state["optimiser"])
         clock.spent = state["spent"]
     pool = Pool(arguments.run / "pool", arguments.seed * 1000 + rank + 7919 * optimiser.steps)
-    loss = Loss(vae, arguments.decoder_only)
+    loss = Loss(vae)
     step = loss if arguments.no_compile else torch.compile(loss, dynamic=False)
     torch.manual_seed(rank + 7919 * optimiser.steps)
     log(rank, f"VAE {count(vae):.2f} M parameters, {pool.refresh()} clips, step {optimiser.steps}")
@@ -149,8 +129,7 @@ def main() -> None:
         clock.tick()
         clock.spent = 0.0
     while (progress := clock.tick()) < 1:
-        long = arguments.decoder_only or progress > SHORT_UNTIL
-        value, square, kl = step(*crops(LONG if long else SHORT))
+        value, square, kl = step(*crops(SHORT if progress < SHORT_UNTIL else LONG))
         value.backward()
         optimiser.step(rate(progress, arguments.peak))
         mean_square = 0.97 * mean_square + 0.03 * square.item() if mean_square else square.item()

@@ -51,16 +51,16 @@ class Clock:
     much. With a card it is the time on the wall.
     """
 
-    def __init__(self, minutes: float, spent: float = 0.0) -> None:
+    def __init__(self, minutes: float, spent: float = 0.0, alone: bool = False) -> None:
         self.now = time.monotonic if device().type == "cuda" else time.process_time
-        self.budget, self.spent, self.last = minutes * 60, spent, self.now()
+        self.budget, self.spent, self.last, self.alone = minutes * 60, spent, self.now(), alone
 
     def tick(self) -> float:
-        """Share of the budget used, in [0, 1], the same in all processes."""
+        """Share of the budget used, in [0, 1]; the same in all processes, who ask together, but for one `alone`."""
         now = self.now()
         self.spent += now - self.last
         self.last = now
-        return min(1.0, agree(self.spent) / self.budget)
+        return min(1.0, (self.spent if self.alone else agree(self.spent)) / self.budget)
 
 
 def rate(progress: float, peak: float, warm: float = 0.03, flat: float = 0.25) -> float:
