@@ -140,14 +140,7 @@ pub(super) fn download(
     options: &PullOptions,
     show: Show,
 ) -> Result<Snapshot> {
-    let screen = Arc::new(Screen::new(repo, show));
-    if settings.shows_token() {
-        screen.say("warning: the token goes to HF_ENDPOINT unencrypted; use https");
-    }
-    let report: Report = {
-        let screen = Arc::clone(&screen);
-        Arc::new(move |event: Event<'_>| screen.event(event))
-    };
+    let (screen, report) = watched(settings, repo, show);
     let result = until_interrupted(pull(settings, repo, revision, options, &report));
     screen.bar.finish_and_clear();
     result
@@ -163,6 +156,12 @@ pub(super) fn describe(
     revision: &Revision,
     show: Show,
 ) -> Result<Described> {
+    let (_, report) = watched(settings, repo, show);
+    until_interrupted(crate::hub::describe(settings, repo, revision, &report))
+}
+
+/// What is seen of work with a repository, and who tells it.
+fn watched(settings: &HubSettings, repo: &RepoId, show: Show) -> (Arc<Screen>, Report) {
     let screen = Arc::new(Screen::new(repo, show));
     if settings.shows_token() {
         screen.say("warning: the token goes to HF_ENDPOINT unencrypted; use https");
@@ -171,7 +170,7 @@ pub(super) fn describe(
         let screen = Arc::clone(&screen);
         Arc::new(move |event: Event<'_>| screen.event(event))
     };
-    until_interrupted(crate::hub::describe(settings, repo, revision, &report))
+    (screen, report)
 }
 
 /// Waits for what needs the network, or for Ctrl-C.
