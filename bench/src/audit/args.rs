@@ -86,12 +86,6 @@ impl AuditArgs {
         }
     }
 
-    /// Threads of the node.
-    #[allow(clippy::unused_self)]
-    pub(crate) fn threads(&self) -> usize {
-        crate::env::available_cores()
-    }
-
     /// The node's program.
     pub(crate) fn node(&self) -> Result<PathBuf> {
         let path = match &self.node {

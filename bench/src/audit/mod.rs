@@ -36,7 +36,7 @@ pub(crate) fn run(args: &AuditArgs) -> Result<()> {
     let report = AuditReport {
         schema: result::SCHEMA.into(),
         date: crate::env::today(),
-        machine: Machine::read(args.threads()),
+        machine: Machine::read(crate::env::available_cores()),
         versions: cases::versions(args),
         measured,
     };

@@ -17,7 +17,8 @@ from .pool import HELD_OUT, Pool
 from .scenes import draw
 from .work import Clock, barrier, device, log, plain, rate, save, start
 
-# Strong enough that a latent holds about two bits: what the decoder is used to as noise, the transformer may get wrong.
+# Strong enough that a number of a latent holds a bit or two, with noise that the decoder is used to. Whether the
+# transformer learns faster from such latents has not been measured to the end.
 KL = 2e-3
 # Short crops at first, as more of them fit the time; then longer ones: after crops of 9 frames alone, colours drift in
 # the frames behind the ninth.
