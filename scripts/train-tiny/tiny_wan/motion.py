@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .scenes import ACTIONS, CAMERA, LIGHT, Scene
+from .scenes import ACTIONS, CAMERA, FAR, HIGH, LIGHT, TURN, ZOOM, Scene
 
-# What a whole motion amounts to, in the units measured: half of the middle of the range in `scenes.py` and more is one.
-TYPICAL = {"pan": (46.0, 30.0), "zoom": 0.44, "light": 0.55, "move": (54.0, 36.0), "turn": 1.75, "size": 0.57}
+# What a whole motion amounts to, in the units measured; light and size are the middle of both directions.
+TYPICAL = {"pan": (FAR, HIGH), "zoom": math.log(ZOOM), "light": 0.6, "move": (FAR, HIGH), "turn": TURN, "size": 0.56}
 # Evidence below this share of a typical motion counts as none.
 LEAST = 0.3
 
@@ -137,7 +137,7 @@ def chance(scene: Scene) -> float:
 
 
 @torch.no_grad()
-def measure(clip: Tensor, scene: Scene, every: int = 2) -> Measured:
+def measure(clip: Tensor, scene: Scene, every: int = 1) -> Measured:
     """Follows a clip [T, 3, H, W] in [0, 1]."""
     h, w = clip.shape[2:]
     frames = _blur(clip[::every])

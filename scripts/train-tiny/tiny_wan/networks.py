@@ -73,11 +73,17 @@ def make_transformer(seed: int, heads: int = 8, layers: int = 6, ffn: int = 768)
         rope_max_seq_len=1024,
     )
     with torch.no_grad():
-        # Blocks that add nothing at first, and a prediction of zero.
+        # Blocks that add little at first, and a prediction of the noisy latents themselves: most of the velocity is
+        # the noise, 192 numbers of a token whose width is 256, and a way for them is not to be searched for.
         for block in model.blocks:
             for last in (block.attn1.to_out[0], block.attn2.to_out[0], block.ffn.net[2]):
                 last.weight.mul_(0.1)
-        nn.init.zeros_(model.proj_out.weight)
+        inward = nn.init.orthogonal_(torch.empty(heads * 32, CHANNELS * 4))
+        # Axes of `patch_embedding`: width, channel, frame, row, column; of `proj_out`: row, column, channel, width.
+        model.patch_embedding.weight.copy_(inward.view(heads * 32, CHANNELS, 1, 2, 2))
+        outward = inward.view(heads * 32, CHANNELS, 2, 2).permute(2, 3, 1, 0).reshape(CHANNELS * 4, heads * 32)
+        # The norm before it makes rows of length sqrt(width) out of rows of length sqrt(192).
+        model.proj_out.weight.copy_(outward * (CHANNELS * 4 / (heads * 32)) ** 0.5)
     return model
 
 

@@ -80,38 +80,38 @@ def _ground(scene: Scene) -> Tensor:
         left = int(uniform(0, picture.shape[2] - WORLD_W + 0.999))
         # A little less contrast and detail: objects must stand out.
         picture = picture[:, top : top + WORLD_H, left : left + WORLD_W]
-        picture = F.avg_pool2d(picture[None], 3, 1, 1, count_include_pad=False)[0]
+        picture = F.avg_pool2d(picture[None], 5, 1, 2, count_include_pad=False)[0]
         return 0.15 + 0.7 * picture
     y, x = torch.meshgrid(torch.arange(WORLD_H) * 1.0, torch.arange(WORLD_W) * 1.0, indexing="ij")
     angle = uniform(0, math.pi)
     along = x * math.cos(angle) + y * math.sin(angle)
     across = -x * math.sin(angle) + y * math.cos(angle)
-    period = uniform(18, 34)
+    period = uniform(30, 46)
     kind = scene.background
     if kind == "plain":
         mix = torch.sigmoid((along - along.mean()) / uniform(60, 120))
     elif kind == "cloudy":
         mix = torch.sigmoid(1.4 * _smooth(generator, 6, 8) + 0.6 * _smooth(generator, 14, 20))
     elif kind == "striped":
-        mix = _soft(torch.sin(2 * math.pi * along / period), 5)
+        mix = _soft(torch.sin(2 * math.pi * along / period), 3)
     elif kind == "chequered":
-        mix = _soft(torch.sin(math.pi * x / period * 1.3) * torch.sin(math.pi * y / period * 1.3), 6)
+        mix = _soft(torch.sin(math.pi * x / period * 1.3) * torch.sin(math.pi * y / period * 1.3), 4)
     elif kind == "dotted":
         waves = torch.cos(2 * math.pi * along / period) + torch.cos(2 * math.pi * across / period)
-        mix = _soft(waves - 0.9, 4)
+        mix = _soft(waves - 0.9, 3)
     elif kind == "brick":
-        tall = uniform(14, 20)
+        tall = uniform(22, 28)
         row = torch.floor(y / tall)
         inside_y = (y / tall - row - 0.5).abs()
         shifted = x / (2.2 * tall) + 0.5 * (row % 2)
         inside_x = (shifted - torch.floor(shifted) - 0.5).abs()
-        mix = torch.sigmoid((0.42 - inside_y) * 22) * torch.sigmoid((0.455 - inside_x) * 44)
+        mix = torch.sigmoid((0.42 - inside_y) * 26) * torch.sigmoid((0.455 - inside_x) * 52)
     else:  # wavy
         bent = along + 7 * torch.sin(2 * math.pi * across / uniform(60, 110))
         mix = 0.5 + 0.5 * torch.sin(2 * math.pi * bent / period)
     first, second = (torch.tensor(GROUNDS[name]).view(3, 1, 1) for name in scene.ground)
     # Contrast within the pattern is kept moderate.
-    second = first + (second - first) * uniform(0.55, 0.9)
+    second = first + (second - first) * uniform(0.45, 0.75)
     picture = first + (second - first) * mix
     return (picture + 0.035 * _smooth(generator, 9, 13)).clamp(0, 1)
 
@@ -151,7 +151,12 @@ def _skin(thing: Thing, u: Tensor, v: Tensor) -> Tensor:
 
 
 def _put(frames: Tensor, thing: Thing, x: Tensor, y: Tensor, s: Tensor, zoom: Tensor) -> Tensor:
-    """Lays an object over the frames; x, y [T, H, W] are world positions, s [T, 1, 1] the time."""
+    """Lays an object over the frames; x, y [T, H, W] are world positions, s [T, 1, 1] the time.
+
+    T may be 1 for frames that are all alike.
+    """
+    if thing.action == "still":
+        s = s[:1] * 0
     size = thing.radius * thing.growth**s
     angle = thing.angle + thing.turn * s
     cos, sin = torch.cos(angle), torch.sin(angle)
@@ -173,21 +178,27 @@ def _put(frames: Tensor, thing: Thing, x: Tensor, y: Tensor, s: Tensor, zoom: Te
 def paint(scene: Scene, frames: int = FRAMES, width: int = WIDTH, height: int = HEIGHT) -> Tensor:
     """The clip [frames, 3, height, width] in [0, 1]; `frames` may be 1 for the first picture alone."""
     s = (torch.arange(frames) / (FRAMES - 1)).view(-1, 1, 1)
-    zoom = torch.as_tensor(scene.zoom) ** s
+    # Where the camera rests, what rests is painted once.
+    filmed = s[:1] if scene.camera == "still" else s
+    zoom = torch.as_tensor(scene.zoom) ** filmed
     py, px = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    x = (px - width / 2) / zoom + width / 2 + scene.pan[0] * s
-    y = (py - height / 2) / zoom + height / 2 + scene.pan[1] * s
+    x = (px - width / 2) / zoom + width / 2 + scene.pan[0] * filmed
+    y = (py - height / 2) / zoom + height / 2 + scene.pan[1] * filmed
     ground = _ground(scene)
     left, top = (WORLD_W - WIDTH) / 2, (WORLD_H - HEIGHT) / 2
     grid = torch.stack([(x + left) / WORLD_W * 2 - 1, (y + top) / WORLD_H * 2 - 1], dim=-1)
     clip = F.grid_sample(
-        ground[None].expand(frames, -1, -1, -1), grid, mode="bilinear", padding_mode="reflection", align_corners=False
+        ground[None].expand(len(grid), -1, -1, -1),
+        grid,
+        mode="bilinear",
+        padding_mode="reflection",
+        align_corners=False,
     )
     for thing in scene.things:
         clip = _put(clip, thing, x, y, s, zoom)
     if scene.brightness != 1.0:
         clip = clip * (torch.as_tensor(scene.brightness) ** s)[:, None]
-    return clip.clamp(0, 1)
+    return clip.expand(frames, -1, -1, -1).clamp(0, 1)
 
 
 def to_bytes(clip: Tensor) -> Tensor:

@@ -1,6 +1,10 @@
 """Scenes: what is in them and what happens. Drawn from a seed; nothing here knows about pixels.
 
 Lengths are pixels of the 160x96 frame, times are fractions of the clip, angles are radians, y points down.
+
+What moves does so by one amount: a caption says where to, not how far, and a small network should not have to guess.
+The amounts suit the VAE: in the four frames of one latent things go 16 pixels across, the width of one latent, or 8
+pixels up or down, half of one, so that a latent often is its neighbour of before.
 """
 
 from __future__ import annotations
@@ -9,7 +13,7 @@ import math
 import random
 from dataclasses import dataclass, field
 
-WIDTH, HEIGHT, FRAMES, FPS = 160, 96, 33, 16
+WIDTH, HEIGHT, FRAMES, FPS = 160, 96, 17, 8
 
 COLOURS = {
     "red": (0.86, 0.16, 0.14),
@@ -40,7 +44,12 @@ MOVES = ("move_left", "move_right", "move_up", "move_down")
 ACTIONS = (*MOVES, "turn_clockwise", "turn_counterclockwise", "grow", "shrink")
 LIGHT = ("brighten", "darken")
 MOTIONS = (*CAMERA, *ACTIONS, *LIGHT)
+# How often each is drawn: more often what is learned slowest.
+OFTEN = {name: 3 if name.startswith("turn") else 2 if name in ACTIONS else 1 for name in MOTIONS}
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
+# How far over the whole clip: across, up or down; the camera's zoom; a turn; growth; brightness.
+FAR, HIGH = 64.0, 32.0
+ZOOM, TURN, GROWTH, SHRINKAGE, BRIGHT, DARK = 1.6, math.pi / 2, 1.7, 0.55, 1.6, 0.45
 
 
 @dataclass
@@ -87,12 +96,13 @@ def _thing(rng: random.Random, grounds: tuple[str, str], taken: list[Thing]) -> 
     colours = [c for c in COLOURS if all(_far(COLOURS[c], GROUNDS[g]) > 0.32 for g in grounds)]
     used = {(t.colour, t.shape) for t in taken}
     for _ in range(40):
-        radius = rng.uniform(11, 17)
-        x, y = rng.uniform(22, WIDTH - 22), rng.uniform(20, HEIGHT - 20)
+        # A latent is 16 pixels wide: of what is smaller its shape is lost.
+        radius = rng.uniform(16, 23)
+        x, y = rng.uniform(26, WIDTH - 26), rng.uniform(25, HEIGHT - 25)
         colour, shape = rng.choice(colours), rng.choice(SHAPES)
         if (colour, shape) in used or any(t.colour == colour for t in taken):
             continue
-        if all(_far((x, y), (t.x, t.y)) > radius + t.radius + 8 for t in taken):
+        if all(_far((x, y), (t.x, t.y)) > radius + t.radius + 4 for t in taken):
             skin = rng.choices(SKINS, (6, 2, 1, 1))[0]
             return Thing(shape, colour, skin, x, y, radius, rng.uniform(-0.35, 0.35))
     return None
@@ -103,9 +113,9 @@ def act(rng: random.Random, thing: Thing, action: str) -> None:
     thing.action = action
     if action in MOVES:
         dx, dy = DIRECTIONS[action.removeprefix("move_")]
-        far = rng.uniform(44, 64) if dx else rng.uniform(30, 42)
+        far = FAR if dx else HIGH
         thing.move = (dx * far, dy * far)
-        margin = thing.radius + 3
+        margin = thing.radius + 2
         if dx:
             low, high = (margin + far, WIDTH - margin) if dx < 0 else (margin, WIDTH - margin - far)
             thing.x = min(max(thing.x, low), max(low, high))
@@ -115,31 +125,39 @@ def act(rng: random.Random, thing: Thing, action: str) -> None:
     elif action.startswith("turn"):
         # Clockwise on the screen is positive, as y points down.
         sign = 1 if action == "turn_clockwise" else -1
-        thing.turn = sign * rng.uniform(1.3, 2.2)
-        if thing.shape in ("circle", "ring"):
-            thing.shape = rng.choice(("square", "triangle", "star", "cross", "heart"))
+        thing.turn = sign * TURN
+        # A square or a star that turns by a quarter looks nearly as before.
+        if thing.shape not in ("triangle", "heart") and thing.skin != "striped":
+            thing.shape = rng.choice(("triangle", "heart"))
     elif action == "grow":
-        thing.growth = rng.uniform(1.6, 1.9)
-        thing.radius = min(thing.radius, 14.0)
+        thing.growth = GROWTH
+        thing.radius = min(thing.radius, 19.0)
     elif action == "shrink":
-        thing.growth = rng.uniform(0.5, 0.6)
-        thing.radius = max(thing.radius, 14.0)
+        thing.growth = SHRINKAGE
+        thing.radius = max(thing.radius, 19.0)
+
+
+def _in_the_way(other: Thing, mover: Thing) -> bool:
+    """Whether a thing would be met by one that moves."""
+    steps = ((mover.x + mover.move[0] * s / 8, mover.y + mover.move[1] * s / 8) for s in range(9))
+    reach = mover.radius * max(1.0, mover.growth)
+    return min(_far((other.x, other.y), place) for place in steps) < other.radius + reach + 2
 
 
 def _film(rng: random.Random, scene: Scene, motion: str) -> None:
     """Moves the camera or changes the light. A pan to the left shows what lies further left."""
     if motion in LIGHT:
         scene.light = motion
-        scene.brightness = rng.uniform(1.45, 1.7) if motion == "brighten" else rng.uniform(0.42, 0.55)
+        scene.brightness = BRIGHT if motion == "brighten" else DARK
         return
     scene.camera = motion
     if motion == "zoom_in":
-        scene.zoom = rng.uniform(1.4, 1.7)
+        scene.zoom = ZOOM
     elif motion == "zoom_out":
-        scene.zoom = 1 / rng.uniform(1.4, 1.7)
+        scene.zoom = 1 / ZOOM
     else:
         dx, dy = DIRECTIONS[motion.removeprefix("pan_")]
-        scene.pan = (dx * rng.uniform(36, 56), dy * rng.uniform(24, 36))
+        scene.pan = (dx * FAR, dy * HIGH)
 
 
 def draw(seed: int, photos: tuple[str, ...] = (), motion: str | None = None, count: int | None = None) -> Scene:
@@ -155,7 +173,7 @@ def draw(seed: int, photos: tuple[str, ...] = (), motion: str | None = None, cou
         thing = _thing(rng, scene.ground, scene.things)
         if thing is not None:
             scene.things.append(thing)
-    motions = [motion] if motion else [rng.choice(MOTIONS)]
+    motions = [motion] if motion else rng.choices(MOTIONS, [OFTEN[m] for m in MOTIONS])
     if motion is None and rng.random() < 0.2:
         # A second motion, of another kind.
         other = rng.choice([m for m in MOTIONS if (m in ACTIONS) != (motions[0] in ACTIONS)])
@@ -165,7 +183,8 @@ def draw(seed: int, photos: tuple[str, ...] = (), motion: str | None = None, cou
             _film(rng, scene, name)
             scene.asked.append((name, None))
             continue
-        index = rng.randrange(len(scene.things))
-        act(rng, scene.things[index], name)
-        scene.asked.append((name, index))
+        actor = rng.choice(scene.things)
+        act(rng, actor, name)
+        scene.things = [t for t in scene.things if t is actor or not _in_the_way(t, actor)]
+        scene.asked.append((name, scene.things.index(actor)))
     return scene

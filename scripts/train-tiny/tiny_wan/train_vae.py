@@ -17,9 +17,12 @@ from .pool import HELD_OUT, Pool
 from .scenes import draw
 from .work import Clock, barrier, device, log, plain, rate, save, start
 
-# Strong enough that a number of a latent holds a bit or two, with noise that the decoder is used to. Whether the
-# transformer learns faster from such latents has not been measured to the end.
-KL = 2e-3
+# In the end strong enough that a number of a latent holds a bit or so, with noise that the decoder is used to: the
+# transformer is not to learn what no picture shows. Not from the start, or shapes are given up and never found again.
+KL, KL_AT_FIRST, KL_UNTIL = 2e-3, 2e-5, 0.6
+# Clips of one picture, repeated: the latent of a first frame, which the VAE makes from that frame alone, is to equal
+# those of four equal frames. What rests can then be copied from frame to frame by the transformer.
+STILL, STILL_SHARE = 0.01, 0.25
 # Short crops at first, as more of them fit the time; then longer ones: after crops of 9 frames alone, colours drift in
 # the frames behind the ninth.
 SHORT, LONG, SIZE = 9, 17, 64
@@ -27,14 +30,17 @@ SHORT_UNTIL = 0.5
 
 
 class Loss(nn.Module):
-    """Reconstruction, its change from frame to frame, and a small pull of the latents to the unit normal."""
+    """Reconstruction, its change over time, a pull of the latents to the unit normal, equality in still clips."""
 
     def __init__(self, vae: nn.Module) -> None:
         super().__init__()
         self.vae = vae
 
-    def forward(self, clip: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss, squared error and divergence of clips in [-1, 1]; `noise` draws the latents."""
+    def forward(self, clip: Tensor, noise: Tensor, still: Tensor, kl: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Loss, squared error, divergence and inequality of clips in [-1, 1].
+
+        `noise` draws the latents; `still` [B] is 1 for a picture repeated, or 0; `kl` [] weighs the divergence.
+        """
         mean, log_variance = whole_clip.encode(self.vae, clip)
         log_variance = log_variance.float().clamp(-20, 10)
         z = mean + torch.exp(0.5 * log_variance).to(mean.dtype) * noise
@@ -42,8 +48,10 @@ class Loss(nn.Module):
         square = error.square().mean()
         temporal = (error[:, :, 1:] - error[:, :, :-1]).square().mean()
         divergence = 0.5 * (mean.float().square() + log_variance.exp() - 1 - log_variance).mean()
-        loss = square + 0.05 * error.abs().mean() + 0.25 * temporal + KL * divergence
-        return loss, square.detach(), divergence.detach()
+        unequal = (mean[:, :, 1:] - mean[:, :, :1]).float().square().mean((1, 2, 3, 4))
+        unequal = (unequal * still).sum() / still.sum().clamp_min(1)
+        loss = square + 0.05 * error.abs().mean() + 0.25 * temporal + kl * divergence + STILL * unequal
+        return loss, square.detach(), divergence.detach(), unequal.detach()
 
 
 def as_compute(model: nn.Module) -> nn.Module:
@@ -113,35 +121,41 @@ def main() -> None:
     torch.manual_seed(rank + 7919 * optimiser.steps)
     log(rank, f"VAE {count(vae):.2f} M parameters, {pool.refresh()} clips, step {optimiser.steps}")
 
-    def crops(frames: int) -> tuple[Tensor, Tensor]:
-        """Clips, and noise for their latents; half as many of the long ones."""
+    def crops(progress: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Clips, noise for their latents, which are still, the weight of the divergence; half as many long clips."""
+        frames = SHORT if progress < SHORT_UNTIL else LONG
         count = arguments.batch if frames == SHORT else max(1, arguments.batch // 2)
         clips = pool.crops(count, frames, SIZE).to(where, torch.bfloat16)
         latent = (count, vae.config.z_dim, (frames - 1) // 4 + 1, SIZE // 16, SIZE // 16)
-        return clips, torch.randn(latent, device=where).bfloat16()
+        still = (torch.rand(count) < STILL_SHARE).float().to(where)
+        clips = torch.where(still.view(-1, 1, 1, 1, 1) > 0, clips[:, :, :1], clips)
+        weight = torch.tensor(KL_AT_FIRST if progress < KL_UNTIL else KL, device=where)
+        return clips, torch.randn(latent, device=where).bfloat16(), still, weight
 
     shown = saved = clock.spent
-    mean_square = divergence = 0.0
+    mean_square = inequality = divergence = 0.0
     if optimiser.steps == 0:
         # Compiling is not training: the clock starts behind it.
-        step(*crops(SHORT))[0].backward()
+        step(*crops(0))[0].backward()
         vae.zero_grad(set_to_none=True)
         barrier()
         clock.tick()
         clock.spent = 0.0
     while (progress := clock.tick()) < 1:
-        value, square, kl = step(*crops(SHORT if progress < SHORT_UNTIL else LONG))
+        value, square, kl, unequal = step(*crops(progress))
         value.backward()
         optimiser.step(rate(progress, arguments.peak))
         mean_square = 0.97 * mean_square + 0.03 * square.item() if mean_square else square.item()
         divergence = kl.item()
+        inequality = unequal.item() or inequality
         if rank == 0 and clock.spent - shown > 60:
             shown = clock.spent
             whole, first = held_out(vae, arguments.run / "pictures" / "vae.png")
             db = -10 * torch.log10(torch.tensor(mean_square / 4)).item()
             place = f"step {optimiser.steps} {100 * progress:.0f} %"
             quality = f"train {db:.2f} dB, held out {whole:.2f} dB, first frames {first:.2f} dB"
-            log(rank, f"{place} {quality}, kl {divergence:.2f}, gradient {optimiser.norm:.3f}, {pool.refresh()} clips")
+            latents = f"kl {divergence:.2f}, still {inequality:.3f}"
+            log(rank, f"{place} {quality}, {latents}, gradient {optimiser.norm:.3f}, {pool.refresh()} clips")
         if rank == 0 and clock.spent - saved > 60:
             saved = clock.spent
             save(state_file, {"optimiser": optimiser.state(), "spent": clock.spent, "sizes": plain(arguments)})
