@@ -33,7 +33,7 @@ class Recipe:
     """Settings of the sampler: those of the node's `tiny` preset."""
 
     steps: int = 20
-    guidance: float = 3.0
+    guidance: float = 2.0
     frames: int = FRAMES
     width: int = WIDTH
     height: int = HEIGHT
