@@ -75,8 +75,8 @@ def trained(run: Path) -> tuple[AutoencoderKLWan, UMT5EncoderModel, WanTransform
     text = make_text_encoder(0, state["vocabulary"])
     transformer = make_transformer(0, sizes["heads"], sizes["layers"])
     parameters = [*text.parameters(), *transformer.parameters()]
-    # Behind them are the guide's, which stay here.
-    for parameter, weight in zip(parameters, state["average"], strict=False):
+    # Behind these weights are the guide's, which stay here.
+    for parameter, weight in zip(parameters, state["average"][: len(parameters)], strict=True):
         parameter.copy_(weight)
     mean, std = state["statistics"]
     vae.register_to_config(latents_mean=[round(v, 6) for v in mean], latents_std=[round(v, 6) for v in std])

@@ -23,7 +23,7 @@ KINDS = 6
 
 
 def field(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-    """What happens, [6, T, h, w] float16: ways in latents, logarithms of light and growth, turns in radians.
+    """What happens, [KINDS, T, h, w] float16: ways in latents, logarithms of light and growth, turns in radians.
 
     And [T, h, w]: whether a thing that does something is there, or was there at first.
     """

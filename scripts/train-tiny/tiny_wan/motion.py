@@ -137,10 +137,10 @@ def chance(scene: Scene) -> float:
 
 
 @torch.no_grad()
-def measure(clip: Tensor, scene: Scene, every: int = 1) -> Measured:
+def measure(clip: Tensor, scene: Scene) -> Measured:
     """Follows a clip [T, 3, H, W] in [0, 1]."""
     h, w = clip.shape[2:]
-    frames = _blur(clip[::every])
+    frames = _blur(clip)
     ys, xs = torch.meshgrid(torch.arange(3.0, h - 3, 2), torch.arange(3.0, w - 3, 2), indexing="ij")
     xs, ys = xs.flatten(), ys.flatten()
     middle = torch.tensor([(w - 1) / 2, (h - 1) / 2])

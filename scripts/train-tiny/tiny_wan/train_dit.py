@@ -35,7 +35,7 @@ PLAIN = ("shared", "embed_tokens", "relative_attention_bias", "scale_shift_table
 
 @dataclass
 class Batch:
-    """Latents [B, 48, T, h, w], captions, the field [B, 6, T, h, w] and where something acts [B, T, h, w]."""
+    """Latents [B, 48, T, h, w], captions, the field [B, KINDS, T, h, w] and where something acts [B, T, h, w]."""
 
     latents: Tensor
     words: list[str]
@@ -164,6 +164,10 @@ def main() -> None:
     state_file, clock = arguments.run / "dit.pt", Clock(arguments.minutes)
     data = Data(arguments.run / "latents", 0)
     clips = data.refresh()
+    if clips <= PER_FILE:
+        raise SystemExit(
+            f"{data.folder}: {clips} clips, but the first {PER_FILE} are kept apart; run tiny_wan.latents longer"
+        )
     statistics = data.statistics()
     if state_file.exists():
         state = torch.load(state_file, map_location=device())

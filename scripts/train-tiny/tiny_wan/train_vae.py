@@ -20,7 +20,6 @@ from .work import Clock, barrier, device, log, plain, rate, save, start
 # In the end strong enough that a number of a latent holds a bit or so, with noise that the decoder is used to: the
 # transformer is not to learn what no picture shows. Not from the start, or shapes are given up and never found again.
 KL, KL_AT_FIRST, KL_UNTIL = 2e-3, 2e-5, 0.6
-BRIGHTNESS = 20.0
 # Clips of one picture, repeated: the latent of a first frame, which the VAE makes from that frame alone, is to equal
 # those of four equal frames. What rests can then be copied from frame to frame by the transformer.
 STILL, STILL_SHARE = 0.01, 0.25
@@ -31,7 +30,7 @@ SHORT_UNTIL = 0.5
 
 
 class Loss(nn.Module):
-    """Reconstruction, its change over time, its brightness; latents near the unit normal, equal in still clips."""
+    """Reconstruction, its change over time, latents near the unit normal and equal in still clips."""
 
     def __init__(self, vae: nn.Module) -> None:
         super().__init__()
@@ -48,13 +47,10 @@ class Loss(nn.Module):
         error = (whole_clip.decode(self.vae, z) - clip).float()
         square = error.square().mean()
         temporal = (error[:, :, 1:] - error[:, :, :-1]).square().mean()
-        # The brightness of a whole frame: an error too small to see in one frame is a flicker in all of them.
-        brightness = error.mean((3, 4)).square().mean()
         divergence = 0.5 * (mean.float().square() + log_variance.exp() - 1 - log_variance).mean()
         unequal = (mean[:, :, 1:] - mean[:, :, :1]).float().square().mean((1, 2, 3, 4))
         unequal = (unequal * still).sum() / still.sum().clamp_min(1)
-        loss = square + 0.05 * error.abs().mean() + 0.25 * temporal + BRIGHTNESS * brightness
-        loss = loss + kl * divergence + STILL * unequal
+        loss = square + 0.05 * error.abs().mean() + 0.25 * temporal + kl * divergence + STILL * unequal
         return loss, square.detach(), divergence.detach(), unequal.detach()
 
 
