@@ -24,19 +24,18 @@ EXAMPLES = {
         ),
     ),
     "example-2.png": (
-        "The camera zooms in on a yellow heart in front of a brick wall",
+        "The camera pans to the right, a yellow heart in front of a brick wall",
         Scene(
             102,
             "brick",
             ("beige", "brown"),
             [Thing("heart", "yellow", "plain", 82, 50, 20, -0.1)],
-            camera="zoom_in",
-            zoom=1.6,
-            asked=[("zoom_in", None)],
+            camera="pan_right",
+            asked=[("pan_right", None)],
         ),
     ),
     "example-3.png": (
-        "A striped green square turns clockwise, and the light gets darker",
+        "A purple ring moves up, and the light gets darker",
         Scene(
             103,
             "cloudy",
@@ -44,7 +43,7 @@ EXAMPLES = {
             [Thing("square", "green", "striped", 56, 48, 21, 0.2), Thing("ring", "purple", "plain", 122, 50, 18, 0.0)],
             light="darken",
             brightness=0.5,
-            asked=[("turn_clockwise", 0), ("darken", None)],
+            asked=[("move_up", 1), ("darken", None)],
         ),
     ),
 }

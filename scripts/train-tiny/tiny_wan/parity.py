@@ -31,9 +31,9 @@ def main() -> None:
     parser.add_argument("--binary", type=Path, default=ROOT / "target/debug/leoma-node")
     parser.add_argument("--image", type=Path, default=ROOT / "node/assets/web/example-1.png")
     parser.add_argument("--prompt", default="The red star moves to the right, the camera stays still")
-    parser.add_argument("--frames", type=int, default=33)
+    parser.add_argument("--frames", type=int, default=17)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--guidance", type=float, default=2.0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     run = Run(

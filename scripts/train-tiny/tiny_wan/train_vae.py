@@ -20,6 +20,9 @@ from .work import Clock, barrier, device, log, plain, rate, save, start
 # In the end strong enough that a number of a latent holds a bit or so, with noise that the decoder is used to: the
 # transformer is not to learn what no picture shows. Not from the start, or shapes are given up and never found again.
 KL, KL_AT_FIRST, KL_UNTIL = 2e-3, 2e-5, 0.6
+# Also only then: the brightness of whole frames. An error of a fifth of a grey level is in no single pixel's interest,
+# and flickers all the same. From the start it would be most of the gradient, and shapes would wait.
+BRIGHTNESS = 20.0
 # Clips of one picture, repeated: the latent of a first frame, which the VAE makes from that frame alone, is to equal
 # those of four equal frames. What rests can then be copied from frame to frame by the transformer.
 STILL, STILL_SHARE = 0.01, 0.25
@@ -30,16 +33,19 @@ SHORT_UNTIL = 0.5
 
 
 class Loss(nn.Module):
-    """Reconstruction, its change over time, latents near the unit normal and equal in still clips."""
+    """Reconstruction, its change over time, its brightness; latents near the unit normal and equal in still clips."""
 
     def __init__(self, vae: nn.Module) -> None:
         super().__init__()
         self.vae = vae
 
-    def forward(self, clip: Tensor, noise: Tensor, still: Tensor, kl: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(
+        self, clip: Tensor, noise: Tensor, still: Tensor, weights: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Loss, squared error, divergence and inequality of clips in [-1, 1].
 
-        `noise` draws the latents; `still` [B] is 1 for a picture repeated, or 0; `kl` [] weighs the divergence.
+        `noise` draws the latents; `still` [B] is 1 for a picture repeated, or 0; `weights` [2]: of the divergence and
+        of the brightness.
         """
         mean, log_variance = whole_clip.encode(self.vae, clip)
         log_variance = log_variance.float().clamp(-20, 10)
@@ -47,10 +53,12 @@ class Loss(nn.Module):
         error = (whole_clip.decode(self.vae, z) - clip).float()
         square = error.square().mean()
         temporal = (error[:, :, 1:] - error[:, :, :-1]).square().mean()
+        brightness = error.mean((3, 4)).square().mean()
         divergence = 0.5 * (mean.float().square() + log_variance.exp() - 1 - log_variance).mean()
         unequal = (mean[:, :, 1:] - mean[:, :, :1]).float().square().mean((1, 2, 3, 4))
         unequal = (unequal * still).sum() / still.sum().clamp_min(1)
-        loss = square + 0.05 * error.abs().mean() + 0.25 * temporal + kl * divergence + STILL * unequal
+        loss = square + 0.05 * error.abs().mean() + 0.25 * temporal + STILL * unequal
+        loss = loss + weights[0] * divergence + weights[1] * brightness
         return loss, square.detach(), divergence.detach(), unequal.detach()
 
 
@@ -122,15 +130,15 @@ def main() -> None:
     log(rank, f"VAE {count(vae):.2f} M parameters, {pool.refresh()} clips, step {optimiser.steps}")
 
     def crops(progress: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Clips, noise for their latents, which are still, the weight of the divergence; half as many long clips."""
+        """Clips, noise for their latents, which are still, the weights of the loss; half as many long clips."""
         frames = SHORT if progress < SHORT_UNTIL else LONG
         count = arguments.batch if frames == SHORT else max(1, arguments.batch // 2)
         clips = pool.crops(count, frames, SIZE).to(where, torch.bfloat16)
         latent = (count, vae.config.z_dim, (frames - 1) // 4 + 1, SIZE // 16, SIZE // 16)
         still = (torch.rand(count) < STILL_SHARE).float().to(where)
         clips = torch.where(still.view(-1, 1, 1, 1, 1) > 0, clips[:, :, :1], clips)
-        weight = torch.tensor(KL_AT_FIRST if progress < KL_UNTIL else KL, device=where)
-        return clips, torch.randn(latent, device=where).bfloat16(), still, weight
+        weights = torch.tensor((KL_AT_FIRST, 0.0) if progress < KL_UNTIL else (KL, BRIGHTNESS), device=where)
+        return clips, torch.randn(latent, device=where).bfloat16(), still, weights
 
     shown = saved = clock.spent
     mean_square = inequality = divergence = 0.0
