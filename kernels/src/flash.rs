@@ -30,10 +30,25 @@ pub(crate) struct Sizes {
     pub(crate) queries: usize,
     pub(crate) keys: usize,
     pub(crate) heads: usize,
+    /// Heads G of k and v, each for N / G consecutive heads of q.
+    pub(crate) kv_heads: usize,
     pub(crate) width: usize,
+    /// Query i sees the keys up to Lk - Lq + i: the queries are the last of the positions. Needs Lq <= Lk.
+    pub(crate) causal: bool,
 }
 
-/// Contiguous inputs: q [B, Lq, N, D], k and v [B, Lk, N, D], bias [N, Lq, Lk].
+impl Sizes {
+    /// How many keys query `i` sees.
+    fn seen(&self, i: usize) -> usize {
+        if self.causal {
+            self.keys - self.queries + i + 1
+        } else {
+            self.keys
+        }
+    }
+}
+
+/// Contiguous inputs: q [B, Lq, N, D], k and v [B, Lk, G, D], bias [N, Lq, Lk].
 #[derive(Clone, Copy)]
 pub(crate) struct Inputs<'a, T> {
     pub(crate) q: &'a [T],
@@ -58,11 +73,14 @@ pub(crate) fn flash<T: Element>(isa: Isa, inputs: &Inputs<'_, T>, sizes: Sizes) 
         queries,
         keys,
         heads,
+        kv_heads,
         width,
+        ..
     } = sizes;
+    let group = heads / kv_heads;
     let mut out: Vec<f32> = vec_with_room(batch * queries * heads * width);
     let shared = Shared::new(out.as_mut_ptr());
-    let total = batch * heads;
+    let total = batch * kv_heads;
     let fitting = PACKED_BYTES / (2 * size_of::<f32>() * keys * width);
     let turn = fitting.max(rayon::current_num_threads()).min(total);
     let blocks = queries.div_ceil(QUERIES);
@@ -74,7 +92,7 @@ pub(crate) fn flash<T: Element>(isa: Isa, inputs: &Inputs<'_, T>, sizes: Sizes) 
             .with_max_len(1)
             .map(|index| pack(isa, inputs, sizes, index))
             .collect();
-        (0..count * blocks)
+        (0..count * group * blocks)
             .into_par_iter()
             .with_max_len(1)
             .for_each(|task| {
@@ -86,8 +104,8 @@ pub(crate) fn flash<T: Element>(isa: Isa, inputs: &Inputs<'_, T>, sizes: Sizes) 
                         isa,
                         inputs,
                         sizes,
-                        &packed[head],
-                        first + head,
+                        &packed[head / group],
+                        first * group + head,
                         start,
                         rows,
                         shared,
@@ -100,14 +118,17 @@ pub(crate) fn flash<T: Element>(isa: Isa, inputs: &Inputs<'_, T>, sizes: Sizes) 
     out
 }
 
-/// Packs K and V of head `index` (of B x N).
+/// Packs K and V of head `index` (of B x G).
 fn pack<T: Element>(isa: Isa, inputs: &Inputs<'_, T>, sizes: Sizes, index: usize) -> Head {
     let Sizes {
-        keys, heads, width, ..
+        keys,
+        kv_heads,
+        width,
+        ..
     } = sizes;
     let panel = panel_width(isa);
-    let (b, n) = (index / heads, index % heads);
-    let at = |key: usize| ((b * keys + key) * heads + n) * width;
+    let (b, n) = (index / kv_heads, index % kv_heads);
+    let at = |key: usize| ((b * keys + key) * kv_heads + n) * width;
     let mut packed = Head {
         keys: Aligned::zeros(keys.div_ceil(panel) * panel * width),
         values: Aligned::zeros(width.div_ceil(panel) * panel * keys),
@@ -176,8 +197,10 @@ unsafe fn attend<T: Element>(
             }
         }
         let mut running = [Running::default(); QUERIES];
-        for k0 in (0..keys).step_by(KC) {
-            let count = KC.min(keys - k0);
+        // What the last query of the task does not see, none does.
+        let last = sizes.seen(start + rows - 1);
+        for k0 in (0..last).step_by(KC) {
+            let count = KC.min(last - k0);
             for s in 0..slabs {
                 let block = Block {
                     rows,
@@ -197,12 +220,14 @@ unsafe fn attend<T: Element>(
                 multiply(isa, &block, None);
             }
             for r in 0..rows {
+                let seen = sizes.seen(start + r).saturating_sub(k0).min(count);
                 let bias = inputs
                     .bias
-                    .map(|bias| &bias[(n * queries + start + r) * keys + k0..][..count]);
-                let scores = &mut scores[r * LDA..][..count];
+                    .map(|bias| &bias[(n * queries + start + r) * keys + k0..][..seen]);
+                let (scores, unseen) = scores[r * LDA..][..count].split_at_mut(seen);
                 let result = &mut result[r * width..][..width];
                 softmax_row(isa, scores, bias, result, k0 > 0, &mut running[r]);
+                unseen.fill(0.0);
             }
             for d0 in (0..count).step_by(SUM_DEPTH) {
                 let block = Block {

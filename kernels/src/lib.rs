@@ -1,4 +1,4 @@
-//! Tensor operations for Wan 2.2 that candle lacks or does slowly.
+//! Tensor operations for Wan 2.2 and for the judge that candle lacks or does slowly.
 //!
 //! One operation per file: formula in the header, shape checks, a plain reference composed of
 //! candle operations that runs on every device, and a fast CPU path. Public functions take and
@@ -38,6 +38,7 @@ mod fp8;
 #[cfg(any(feature = "cuda", feature = "shim"))]
 mod fp8_device;
 mod gather;
+mod gelu_erf;
 mod gemm;
 mod isa;
 mod layer_norm;
@@ -56,6 +57,7 @@ mod residual;
 mod rms_norm;
 mod rms_norm_rope;
 mod rope;
+mod rope_halves;
 mod rows;
 mod sampler;
 pub mod sha256;
@@ -64,7 +66,7 @@ mod simd;
 pub use activation::{Activation, gelu_tanh, silu};
 pub use attention::{
     AttentionBackend, AttentionChoice, AttentionPreference, attention, attention_backend,
-    set_attention_preference,
+    causal_attention, set_attention_preference,
 };
 pub use channel_norm::channel_norm;
 pub use conv3d::{Conv3d, Conv3dConfig};
@@ -72,6 +74,7 @@ pub use conv3d_device::conv3d_refusals;
 #[cfg(feature = "shim")]
 pub use device::with_shim;
 pub use fp8::{Fp8Scale, Fp8Weight};
+pub use gelu_erf::gelu_erf;
 pub use isa::Isa;
 pub use layer_norm::{Norm, layer_norm, layer_norm_modulate, layer_norm_modulate_to};
 pub use linear::Linear;
@@ -83,6 +86,7 @@ pub use residual::{gate_residual, residual_norm};
 pub use rms_norm::rms_norm;
 pub use rms_norm_rope::{RmsConfig, Rotation, rms_norm_heads, rms_norm_rope};
 pub use rope::rope;
+pub use rope_halves::rope_halves;
 pub use sampler::{Combination, Velocity, combine};
 
 /// The same operations composed of candle's own: correct on every device, used where no fast path
@@ -90,9 +94,11 @@ pub use sampler::{Combination, Velocity, combine};
 pub mod reference {
     pub use crate::activation::{gelu_tanh_reference as gelu_tanh, silu_reference as silu};
     pub use crate::attention::attention_reference as attention;
+    pub use crate::attention::causal::causal_attention_reference as causal_attention;
     pub use crate::channel_norm::channel_norm_reference as channel_norm;
     pub use crate::conv3d::conv3d_reference as conv3d;
     pub use crate::fp8::fp8_linear_reference as fp8_linear;
+    pub use crate::gelu_erf::gelu_erf_reference as gelu_erf;
     pub use crate::layer_norm::{
         layer_norm_modulate_reference as layer_norm_modulate, layer_norm_reference as layer_norm,
     };
@@ -104,5 +110,6 @@ pub mod reference {
     pub use crate::rms_norm::rms_norm_reference as rms_norm;
     pub use crate::rms_norm_rope::rms_norm_rope_reference as rms_norm_rope;
     pub use crate::rope::rope_reference as rope;
+    pub use crate::rope_halves::rope_halves_reference as rope_halves;
     pub use crate::sampler::combine_reference as combine;
 }

@@ -5,7 +5,9 @@
 mod common;
 
 use candle_core::{DType, Device, Tensor};
-use common::{close, close_f64, each_isa, narrowed, random, scattered, values};
+use common::{
+    close, close_f64, close_sums, each_isa, narrowed, random, scattered, squared, values,
+};
 use leoma_kernels::{Conv3d, Conv3dConfig, reference};
 use proptest::prelude::*;
 
@@ -72,18 +74,20 @@ fn exact(
 /// Compares the fast path of every instruction set, and the reference, with the definition.
 fn check(x: &Tensor, history: Option<&Tensor>, w: &Tensor, b: Option<&Tensor>, cfg: Conv3dConfig) {
     let (shape, want) = exact(x, history, w, b, cfg);
+    let (before2, b2) = (history.map(squared), b.map(squared));
+    let (_, squares) = exact(&squared(x), before2.as_ref(), &squared(w), b2.as_ref(), cfg);
     each_isa(|isa| {
         let layer = Conv3d::new(w.clone(), b.cloned(), cfg).unwrap();
         let got = layer.forward(x, history, None).unwrap();
         assert_eq!(got.dims(), shape, "{isa} {cfg:?}");
-        close_f64(&got, &want, 2e-6, &format!("{isa} {cfg:?}"));
+        close_sums(&got, &want, &squares, 3e-6, &format!("{isa} {cfg:?}"));
         let residual = random(&shape, 99);
         let sum = layer.forward(x, history, Some(&residual)).unwrap();
         close(&sum, &(&got + &residual).unwrap(), 1e-6, "residual");
     });
     let got = reference::conv3d(x, history, None, w, b, cfg).unwrap();
     assert_eq!(got.dims(), shape);
-    close_f64(&got, &want, 2e-6, "reference");
+    close_sums(&got, &want, &squares, 3e-6, "reference");
 }
 
 proptest! {

@@ -1,6 +1,7 @@
-//! Checkpoints of random weights in the sizes of the released models, for measurements of speed and memory.
+//! Numbers that are the same on every machine ([`Random`]), and checkpoints of random weights in the sizes of the
+//! released models, for measurements of speed and memory.
 //!
-//! Nothing is on disk: each tensor is made when a network asks for it, in the type that it asks for, the same
+//! Of a checkpoint nothing is on disk: each tensor is made when a network asks for it, in the type that it asks for, the same
 //! values for the same seed on every machine. Scales are those of the tiny checkpoints ([`crate::tiny`]), so
 //! that activations stay in range through any depth.
 
@@ -20,6 +21,8 @@ use crate::weights::{
     Checkpoint, Component, MadeCheckpoint, ModelKind, Sizes, TensorSource, latent_statistics,
     tensor_shapes,
 };
+
+pub use crate::tiny::init::Random;
 
 /// Sizes of the networks of one model.
 #[derive(Debug, Clone, PartialEq)]
@@ -212,7 +215,7 @@ impl RandomSource {
             .for_each(|(run, values)| {
                 let mut random = init::Random::new(self.seed ^ (run as u64) << 1, &stream);
                 for four in values.chunks_mut(4) {
-                    let mut bits = random.next();
+                    let mut bits = random.bits();
                     for value in four {
                         *value = table[(bits & 0xffff) as usize];
                         bits >>= 16;

@@ -24,7 +24,7 @@ use tokio::time::timeout;
 use crate::engine::{Engine, EngineOptions, FakeBackend, Speed, WanBackend, WanOptions};
 use crate::generation::Preset;
 use crate::http::{
-    Access, App, AppOptions, ChuteIdentity, Fetcher, Limits, Profile, ServerOptions,
+    Access, App, AppOptions, ChuteIdentity, Fetcher, JudgeOptions, Limits, Profile, ServerOptions,
     raise_file_limit, router, serve,
 };
 use crate::jobs::{self, Jobs};
@@ -52,8 +52,10 @@ pub struct ServiceOptions {
     pub address: SocketAddr,
     /// Who may call.
     pub access: Access,
-    /// Fetches pictures by address.
+    /// Fetches pictures and clips by address.
     pub fetcher: Option<Fetcher>,
+    /// Judges clips.
+    pub judge: Option<JudgeOptions>,
     /// What requests may ask for.
     pub limits: Limits,
     /// How connections are treated.
@@ -171,6 +173,7 @@ async fn service(options: ServiceOptions) -> Result<()> {
     let ServiceOptions {
         access,
         fetcher,
+        judge,
         limits,
         mut server,
         engine: engine_options,
@@ -190,6 +193,7 @@ async fn service(options: ServiceOptions) -> Result<()> {
         deadline,
         chute: ChuteIdentity::new(&chute_username, &chute_name),
         fetcher,
+        judge,
         jobs: jobs.clone(),
         retention_age: store.retention_age,
         canary_max_age: engine_options

@@ -14,9 +14,11 @@ pub fn now_rfc3339() -> String {
     rfc3339(now_unix())
 }
 
+/// Seconds since 1970 as `2026-11-20T12:34:56.789Z`.
+///
 /// The civil date of a day count, by the rules of the Gregorian calendar shifted to years that begin in
 /// March (so that leap days come last).
-fn rfc3339(unix: f64) -> String {
+pub fn rfc3339(unix: f64) -> String {
     let millis = (unix * 1000.0).max(0.0) as u64;
     let (days, of_day) = (millis / 86_400_000, millis % 86_400_000);
     let shifted = days + 719_468; // days from 0000-03-01 to 1970-01-01

@@ -12,7 +12,9 @@
 //! | blocks on the CPU (`flash.rs`) | CPU | everything |
 //!
 //! A bias, or a scale that is not positive, takes portions on a card. Nothing builds the score matrix.
+//! Attention in which no query sees a later key is in `causal.rs`.
 
+pub(crate) mod causal;
 mod choice;
 mod chunked;
 mod fused;
@@ -27,6 +29,7 @@ use crate::isa::Isa;
 use crate::simd::Element;
 use candle_core::{Result, Tensor, bail};
 
+pub use causal::causal_attention;
 pub use choice::{
     AttentionBackend, AttentionChoice, AttentionPreference, attention_backend,
     set_attention_preference,
@@ -98,7 +101,9 @@ pub fn attention(
         queries: lq,
         keys: lk,
         heads: n,
+        kv_heads: n,
         width: d,
+        causal: false,
     };
     let bias = bias.map(Floats::new).transpose()?;
     let bias = bias.as_ref().map(Floats::as_slice);

@@ -59,6 +59,25 @@ pub(crate) fn close_f64(got: &Tensor, want: &[f64], limit: f64, what: &str) {
     );
 }
 
+/// As [`close_f64`] for sums whose terms may cancel; `squares` are the same sums over squared terms. What f32 loses
+/// is as large as the terms, so the distance is relative to their L2 norm where that is larger than the sums.
+#[track_caller]
+pub(crate) fn close_sums(got: &Tensor, want: &[f64], squares: &[f64], limit: f64, what: &str) {
+    let sums: f64 = want.iter().map(|w| w * w).sum();
+    let terms: f64 = squares.iter().sum();
+    let widened = (terms / sums.max(1e-30)).sqrt().max(1.0);
+    let distance = distance(&values(got), want);
+    assert!(
+        distance <= limit * widened,
+        "{what}: relative distance {distance:.2e} > {limit:.0e} x {widened:.1}"
+    );
+}
+
+/// `x` with every element squared.
+pub(crate) fn squared(x: &Tensor) -> Tensor {
+    x.sqr().unwrap()
+}
+
 /// Runs `test` once per instruction set of this machine.
 pub(crate) fn each_isa(test: impl Fn(&str)) {
     for isa in Isa::available() {

@@ -131,21 +131,24 @@ pub(crate) fn scale(component: Component, name: &str, shape: &[usize]) -> (f64, 
     }
 }
 
-/// splitmix64 with a sum of twelve uniform numbers for the normal one.
-pub(crate) struct Random(u64);
+/// Numbers that are the same on every machine: splitmix64, with a sum of twelve uniform numbers for the normal one.
+/// For weights, draws and tests; never for secrets.
+#[derive(Debug, Clone)]
+pub struct Random(u64);
 
 impl Random {
     /// A stream for a name: FNV-1a of the name, mixed with the seed.
-    pub(crate) fn new(seed: u64, name: &str) -> Self {
+    pub fn new(seed: u64, name: &str) -> Self {
         let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });
         let mut random = Self(seed);
-        random.0 = random.next() ^ hash;
+        random.0 = random.bits() ^ hash;
         random
     }
 
-    pub(crate) fn next(&mut self) -> u64 {
+    /// The next 64 bits.
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -154,10 +157,10 @@ impl Random {
     }
 
     /// Mean 0, deviation 1, within ±6: twelve 16-bit numbers, whose sum is exact.
-    fn normal(&mut self) -> f64 {
+    pub fn normal(&mut self) -> f64 {
         let mut sum = 0_u64;
         for _ in 0..3 {
-            let bits = self.next();
+            let bits = self.bits();
             sum +=
                 (bits & 0xffff) + ((bits >> 16) & 0xffff) + ((bits >> 32) & 0xffff) + (bits >> 48);
         }

@@ -1,11 +1,15 @@
 //! Tiny checkpoints: the true architecture in a few megabytes, for demonstrations and tests.
 //!
-//! Diffusers layout, float32, the same bytes for the same seed on every machine. The weights are random but
+//! One is trained and part of the program ([`shipped_checkpoint`]); the others are made by [`make_tiny`]:
+//! diffusers layout, float32, the same bytes for the same seed on every machine. The weights are random but
 //! scaled like trained ones: norms near one, fan-in scaled layers, small modulation, so that activations
 //! stay in range and every part of the model shows in the result.
 
+mod byte_level;
 mod configs;
 pub(crate) mod init;
+mod judge;
+mod shipped;
 
 use std::fs;
 use std::io;
@@ -13,10 +17,13 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, TensorView};
 
+pub use self::shipped::shipped_checkpoint;
 use crate::error::{Error, Result};
 use crate::random::Networks;
 use crate::text::tiny_tokenizer_files;
 use crate::weights::{Component, ModelKind, tensor_shapes};
+
+pub use judge::make_tiny_judge;
 
 /// Sizes of the tiny networks.
 pub(crate) fn networks(kind: ModelKind) -> Networks {
@@ -30,6 +37,11 @@ pub(crate) fn networks(kind: ModelKind) -> Networks {
 /// # Errors
 /// [`Error::Caller`] when `out` exists and is not an empty folder; [`Error::Io`] when writing fails.
 pub fn make_tiny(kind: ModelKind, seed: u64, out: &Path) -> Result<()> {
+    in_new_folder(out, |folder| write_all(kind, seed, folder))
+}
+
+/// Lets `write` fill a folder that appears as `out` only when it is complete.
+fn in_new_folder(out: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     refuse_occupied(out)?;
     let name = out
         .file_name()
@@ -47,7 +59,7 @@ pub fn make_tiny(kind: ModelKind, seed: u64, out: &Path) -> Result<()> {
     fs::create_dir(&staging).map_err(|source| Error::io(&staging, source))?;
     let staging = Staging(staging);
 
-    write_all(kind, seed, &staging.0)?;
+    write(&staging.0)?;
     // Renaming a folder onto an existing empty one replaces it.
     fs::rename(&staging.0, out).map_err(|source| Error::io(out, source))
 }
@@ -106,16 +118,26 @@ fn write_all(kind: ModelKind, seed: u64, folder: &Path) -> Result<()> {
 
 /// A safetensors file with random tensors of these names and shapes.
 fn serialize(seed: u64, component: Component, shapes: &[(String, Vec<usize>)]) -> Result<Vec<u8>> {
+    serialize_with(shapes, |name, shape| {
+        init::tensor(seed, component, name, shape)
+    })
+}
+
+/// A safetensors file with the f32 values that `values` gives for each name and shape.
+fn serialize_with(
+    shapes: &[(String, Vec<usize>)],
+    values: impl Fn(&str, &[usize]) -> Vec<f32>,
+) -> Result<Vec<u8>> {
     let data: Vec<Vec<u8>> = shapes
         .iter()
         .map(|(name, shape)| {
-            init::tensor(seed, component, name, shape)
+            values(name, shape)
                 .iter()
                 .flat_map(|value| value.to_le_bytes())
                 .collect()
         })
         .collect();
-    let failed = |error| Error::local(format!("tiny {component} does not serialize: {error}"));
+    let failed = |error| Error::local(format!("a tiny model does not serialize: {error}"));
     let views = shapes
         .iter()
         .zip(&data)

@@ -7,6 +7,7 @@ use std::path::{Component as Part, Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::safetensors::Counters;
 use super::stream::Entry;
 use super::{pth, safetensors};
 use crate::error::{Error, Result};
@@ -24,9 +25,16 @@ pub(super) struct Folder {
     root: PathBuf,
     canonical: PathBuf,
     blobs: Option<PathBuf>,
+    counters: Counters,
 }
 
 impl Folder {
+    /// Passes over the counters of older files; see [`Counters`].
+    pub(super) fn with_counters(mut self) -> Self {
+        self.counters = Counters::PassedOver;
+        self
+    }
+
     pub(super) fn open(root: &Path) -> Result<Self> {
         let canonical = fs::canonicalize(root).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => Error::artifact(
@@ -54,6 +62,7 @@ impl Folder {
             root: root.to_owned(),
             canonical,
             blobs,
+            counters: Counters::Refused,
         })
     }
 
@@ -119,7 +128,7 @@ impl Folder {
             .map_err(|error| Error::artifact(&path, format!("bad JSON: {error}")))
     }
 
-    fn read(&self, path: &Path, limit: u64) -> Result<Vec<u8>> {
+    pub(super) fn read(&self, path: &Path, limit: u64) -> Result<Vec<u8>> {
         let mut text = Vec::new();
         self.file(path)?
             .take(limit + 1)
@@ -188,7 +197,7 @@ impl Folder {
 
     /// Opens one safetensors or PyTorch file and reads its header.
     pub(super) fn tensor_file(&self, path: &Path) -> Result<TensorFile> {
-        TensorFile::read(self.file(path)?, path)
+        TensorFile::read(self.file(path)?, path, self.counters)
     }
 
     fn shards(&self, relative: &Path, index: &str) -> Result<Vec<TensorFile>> {
@@ -279,15 +288,15 @@ impl TensorFile {
                 "not a regular file; name a safetensors file",
             ));
         }
-        Self::read(file, path)
+        Self::read(file, path, Counters::Refused)
     }
 
-    fn read(file: File, path: &Path) -> Result<Self> {
+    fn read(file: File, path: &Path, counters: Counters) -> Result<Self> {
         let contents = if path
             .extension()
             .is_some_and(|extension| extension == "safetensors")
         {
-            safetensors::read_header(&file, path)?
+            safetensors::read_header(&file, path, counters)?
         } else {
             safetensors::Contents {
                 entries: pth::read_header(&file, path)?,

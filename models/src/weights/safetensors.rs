@@ -33,8 +33,16 @@ pub(super) struct Contents {
     pub(super) metadata: BTreeMap<String, String>,
 }
 
+/// Whether whole numbers of 64 bits called `position_ids` may lie beside the weights and are passed over: transformers
+/// before 4.31 kept the counter 0, 1, 2, … as a tensor. A Wan checkpoint has none, and nothing in it may stay unread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Counters {
+    Refused,
+    PassedOver,
+}
+
 /// Reads and checks the header of `file`; `path` is for messages.
-pub(super) fn read_header(file: &File, path: &Path) -> Result<Contents> {
+pub(super) fn read_header(file: &File, path: &Path, counters: Counters) -> Result<Contents> {
     let refuse = |message: String| Error::artifact(path, message);
     let size = file
         .metadata()
@@ -92,6 +100,10 @@ pub(super) fn read_header(file: &File, path: &Path) -> Result<Contents> {
 
     let mut entries = BTreeMap::new();
     for (name, info) in tensors {
+        let is_counter = info.dtype == Dtype::I64 && name.ends_with("position_ids");
+        if is_counter && counters == Counters::PassedOver {
+            continue;
+        }
         if info.shape.len() > MAX_RANK {
             return Err(refuse(format!(
                 "tensor `{name}` has {} axes, at most {MAX_RANK} are accepted",

@@ -62,7 +62,7 @@ pub fn stored_tensors(file: &File, path: &Path) -> Result<Vec<StoredTensor>> {
         .extension()
         .is_some_and(|ending| ending == "safetensors");
     let entries = if safe {
-        safetensors::read_header(file, path)?.entries
+        safetensors::read_header(file, path, safetensors::Counters::Refused)?.entries
     } else {
         pth::read_header(file, path)?
     };

@@ -16,6 +16,17 @@ const ALIASES = {
   steps: 'num_inference_steps', resolution: 'size', prompts: 'prompt',
 };
 
+/** Pictures that come with the node, of the size that its own small checkpoint was trained for. */
+const EXAMPLES = {
+  width: 160,
+  height: 96,
+  list: [
+    ['example-1.png', 'The red star moves to the right, the camera stays still'],
+    ['example-2.png', 'The camera pans to the right, a yellow heart in front of a brick wall'],
+    ['example-3.png', 'A purple ring moves up, and the light gets darker'],
+  ],
+};
+
 let limits = {};
 let tasks = ['text_to_video', 'image_to_video'];
 let image = null; // { file, address }
@@ -104,6 +115,33 @@ function watchPictures() {
   });
 }
 
+// Examples
+
+/** Offered where the model makes clips of their size unless told otherwise: enlarged, they would show nothing. */
+function offerExamples(defaults) {
+  const fit = defaults.width === EXAMPLES.width && defaults.height === EXAMPLES.height;
+  $('examples').hidden = !fit || !tasks.includes('image_to_video');
+  $('examples').replaceChildren(...(fit ? EXAMPLES.list : []).map(([name, prompt]) => {
+    const { width, height } = EXAMPLES;
+    const picture = el('img', { src: `/assets/${name}`, alt: '', width, height });
+    const button = el('button', { type: 'button', class: 'example', title: prompt, 'aria-label': `Example: ${prompt}` }, picture);
+    button.addEventListener('click', () => takeExample(name, prompt));
+    return button;
+  }));
+}
+
+async function takeExample(name, prompt) {
+  try {
+    const answer = await fetch(`/assets/${name}`);
+    if (!answer.ok) throw new Error(`The picture cannot be fetched (${answer.status}).`);
+    showImage(new File([await answer.blob()], name, { type: 'image/png' }));
+    $('prompt').value = prompt;
+    refresh();
+  } catch (error) {
+    fieldProblem('image', error.message);
+  }
+}
+
 // Form
 
 function sizes(kind, defaults) {
@@ -141,6 +179,7 @@ function build(model) {
   if (limits.max_image_bytes) $('image-limits').textContent = `PNG, JPEG or WebP, up to ${bytes(limits.max_image_bytes)}`;
   if (limits.max_frames) $('num_frames').max = limits.max_frames;
   if (limits.max_steps) $('num_inference_steps').max = limits.max_steps;
+  offerExamples(defaults);
   refresh();
 }
 

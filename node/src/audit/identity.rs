@@ -138,7 +138,7 @@ pub fn identify(root: &Path, options: &Options<'_>) -> Result<Identity> {
 /// As [`identify`].
 pub fn identify_tree(tree: &Tree, options: &Options<'_>) -> Result<Identity> {
     let names = if options.tensors {
-        Names::open(&tree.root)
+        Names::of(tree)
     } else {
         Names::default()
     };

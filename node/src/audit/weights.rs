@@ -4,6 +4,9 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use super::finding::Rule;
+use super::tree::Tree;
+
 pub(super) use leoma_models::weights::{
     Component, StoredDType, StoredTensor, StoredWeights, stored_tensors,
 };
@@ -26,16 +29,26 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// Reads the names of the repository at `root`; one that is not recognised has none.
-    pub(super) fn open(root: &Path) -> Self {
+    /// Reads the names of a repository; one that is not recognised has none.
+    ///
+    /// Nor has one with links that lead out of it, or to folders: nothing behind them is opened, and a map of the
+    /// other files would say that weights are missing which are there for a loader.
+    pub(super) fn of(tree: &Tree) -> Self {
+        let none = |problem: String| Self {
+            known: HashMap::new(),
+            problems: vec![problem],
+        };
+        let outside = |rule| matches!(rule, Rule::LinkOutside | Rule::NotRegular);
+        if let Some(finding) = tree.findings.iter().find(|f| outside(f.rule)) {
+            return none(format!(
+                "{} leads elsewhere, so that the names of the weights were not read",
+                finding.path
+            ));
+        }
+        let root = &tree.root;
         let stored = match StoredWeights::open(root) {
             Ok(stored) => stored,
-            Err(error) => {
-                return Self {
-                    known: HashMap::new(),
-                    problems: vec![error.to_string()],
-                };
-            }
+            Err(error) => return none(error.to_string()),
         };
         let mut names = Self {
             known: HashMap::new(),

@@ -21,8 +21,9 @@ use serde_json::json;
 use secrecy::SecretString;
 
 use super::DeviceArg;
-use super::hub::{Show, local_model, repository};
+use super::hub::Show;
 use super::layers::Origins;
+use super::local_model::{local_model, repository};
 use super::model_files::ModelFileArgs;
 use super::progress::Bars;
 use super::units::Bytes;
@@ -45,7 +46,8 @@ pub(super) struct GenerateArgs {
     /// Where the values come from.
     #[arg(skip)]
     origins: Origins,
-    /// Checkpoint: a folder (diffusers or official layout), or user/name of the Hub.
+    /// Checkpoint: a folder (diffusers or official layout), user/name of the Hub, or tiny, the small one inside this
+    /// program.
     #[arg(
         long,
         value_name = "MODEL",
@@ -131,9 +133,9 @@ pub(super) struct GenerateArgs {
     /// Generator of the initial noise: cpu, cuda:h100, cuda:4090, … or cuda:THREADS.
     #[arg(long)]
     noise_source: Option<NoiseSource>,
-    /// Family of defaults: leoma, diffusers or official.
-    #[arg(long, default_value = "leoma", env = "LEOMA_NODE_PRESET")]
-    preset: Preset,
+    /// Family of defaults: leoma, diffusers, official or tiny; default: leoma, and tiny for --model tiny.
+    #[arg(long, env = "LEOMA_NODE_PRESET")]
+    preset: Option<Preset>,
     /// Number types: f32, bf16, f16, fp8 (transformer blocks in 8 bits; lossy) or tf32 (on a card; lossy).
     #[arg(long, default_value = "f32", env = "LEOMA_NODE_DTYPE")]
     dtype: Precision,
@@ -264,7 +266,7 @@ fn run_here(args: &GenerateArgs) -> Result<()> {
     };
     if args.origins.typed("revision") && repository(model).is_none() {
         let message = format!(
-            "{} is a folder, which has no revisions; leave it out",
+            "{} is no repository of the Hub, and only those have revisions; leave it out",
             model.display()
         );
         return Err(crate::Error::caller("revision", message).into());
@@ -283,7 +285,8 @@ fn run_here(args: &GenerateArgs) -> Result<()> {
     for warning in generator.pipeline().checkpoint().warnings() {
         eprintln!("warning: {warning}");
     }
-    let (settings, image) = generator.resolver().resolve(&request, args.preset)?;
+    let preset = args.preset.unwrap_or(local.preset);
+    let (settings, image) = generator.resolver().resolve(&request, preset)?;
     for warning in &settings.warnings {
         eprintln!("warning: {warning}");
     }

@@ -1,7 +1,6 @@
-//! Downloads as the commands show them, and the model that `--model` names: a folder, or a repository of the Hub.
+//! Downloads as the commands show them.
 
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,23 +11,12 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::layers::process_env;
 use crate::hub::{
-    Described, Event, HubError, HubSettings, PullOptions, RepoId, Report, Revision, Selection,
-    Snapshot, find, pull,
+    Commit, Described, Event, HubError, HubSettings, PullOptions, RepoId, Report, Revision,
+    Snapshot, pull,
 };
 
 /// Time between two lines about a download where there is no bar: a log should tell that it goes on.
 const LINE_INTERVAL: Duration = Duration::from_secs(30);
-/// What a checkpoint consists of, in the layouts that are read. Code is never among it.
-const CHECKPOINT: [&str; 7] = [
-    "*.safetensors",
-    "*.json",
-    "*.txt",
-    "*.model",
-    "*.pth",
-    "tokenizer*",
-    "special_tokens*",
-];
-
 /// How much is said about a download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Show {
@@ -54,79 +42,9 @@ impl Show {
     }
 }
 
-/// A checkpoint on this machine.
-#[derive(Debug)]
-pub(super) struct LocalModel {
-    /// Its folder.
-    pub(super) path: PathBuf,
-    /// What it was made from, when it came from the Hub.
-    pub(super) snapshot: Option<Snapshot>,
-}
-
 /// What the environment says about the Hub.
 pub(super) fn settings() -> Result<HubSettings> {
     Ok(HubSettings::from_env(&process_env)?)
-}
-
-/// The repository that `--model` names; `None` when it names a folder, or can only mean one.
-///
-/// What exists is a folder. `user/name` that does not is a repository.
-pub(super) fn repository(model: &Path) -> Option<RepoId> {
-    let text = model.to_str().filter(|_| !model.exists())?;
-    text.parse().ok().filter(|_| text.contains('/'))
-}
-
-/// The folder of the model that `--model` names, as far as it is there. Asks nobody.
-pub(super) fn cached_model(model: &Path, revision: Option<&str>) -> PathBuf {
-    let find_it = || {
-        let repo = repository(model)?;
-        let revision = revision.map_or_else(|| Ok(Revision::default()), str::parse);
-        find(&settings().ok()?.cache, &repo, &revision.ok()?)
-    };
-    find_it().map_or_else(|| model.to_owned(), |(_, path)| path)
-}
-
-/// The folder of the model that `--model` names, downloaded as far as it is not there.
-///
-/// # Errors
-/// Whatever kept it from being there; for names that may have been meant as a folder, that too.
-#[allow(clippy::print_stderr)]
-pub(super) fn local_model(model: &Path, revision: Option<&str>, show: Show) -> Result<LocalModel> {
-    let Some(repo) = repository(model) else {
-        return Ok(LocalModel {
-            path: model.to_owned(),
-            snapshot: None,
-        });
-    };
-    let revision: Revision = match revision {
-        Some(revision) => revision.parse()?,
-        None => Revision::default(),
-    };
-    let options = PullOptions {
-        selection: Selection::new(&CHECKPOINT.map(str::to_owned), &[])?,
-        ..PullOptions::default()
-    };
-    let snapshot = download(&settings()?, &repo, &revision, &options, show).map_err(|error| {
-        let unknown = matches!(
-            error.downcast_ref::<HubError>(),
-            Some(HubError::Missing { .. } | HubError::Offline { .. })
-        );
-        if unknown {
-            error.context(format!("model: there is no folder {}", model.display()))
-        } else {
-            error
-        }
-    })?;
-    if revision.commit().is_none() {
-        eprintln!(
-            "note: {repo} at {revision} is commit {}; --revision {} pins it",
-            snapshot.commit, snapshot.commit
-        );
-    }
-    Ok(LocalModel {
-        path: snapshot.path.clone(),
-        snapshot: Some(snapshot),
-    })
 }
 
 /// Downloads what is missing. Ctrl-C stops it; what arrived is kept.
@@ -158,6 +76,20 @@ pub(super) fn describe(
 ) -> Result<Described> {
     let (_, report) = watched(settings, repo, show);
     until_interrupted(crate::hub::describe(settings, repo, revision, &report))
+}
+
+/// Asks the Hub for the date of a commit. Ctrl-C stops it.
+///
+/// # Errors
+/// [`HubError`].
+pub(super) fn commit_date(
+    settings: &HubSettings,
+    repo: &RepoId,
+    commit: &Commit,
+    show: Show,
+) -> Result<String> {
+    let (_, report) = watched(settings, repo, show);
+    until_interrupted(crate::hub::commit_date(settings, repo, commit, &report))
 }
 
 /// What is seen of work with a repository, and who tells it.
@@ -305,34 +237,5 @@ impl Screen {
         let total = self.total.load(Ordering::Relaxed);
         let (done, total) = (DecimalBytes(done), DecimalBytes(total));
         self.say(&format!("{}: {done} of {total}", self.repo));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn what_exists_is_a_folder_and_user_name_is_a_repository() {
-        let dir = tempfile::tempdir().unwrap();
-        assert_eq!(repository(dir.path()), None);
-        for (text, repo) in [
-            ("user/name", Some("user/name")),
-            (
-                "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
-                Some("Wan-AI/Wan2.2-TI2V-5B-Diffusers"),
-            ),
-            ("name", None),
-            ("./user/name", None),
-            ("/user/name", None),
-            ("a/b/c", None),
-            ("~/name", None),
-            // Cargo runs unit tests in the package's folder.
-            ("src/hub", None),
-        ] {
-            let found = repository(Path::new(text));
-            assert_eq!(found.as_ref().map(RepoId::as_str), repo, "{text}");
-        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Data goes to stdout, progress, warnings and logs to stderr. Exit codes: 0 done, 1 a passing condition
 //! (disk, memory, network), 2 bad input (option, file, checkpoint), 69 this build or machine cannot do it, 75 the
-//! device is lost, 130 interrupted. `audit` has its own: see `audit/mod.rs`.
+//! device is lost, 130 interrupted. `audit` and `judge` have their own: see `audit/mod.rs`, `judge/mod.rs`.
 
 mod audit;
 mod bench;
@@ -11,7 +11,9 @@ mod config;
 mod doctor;
 mod generate;
 mod hub;
+mod judge;
 mod layers;
+mod local_model;
 mod man;
 mod model_files;
 mod models;
@@ -42,10 +44,8 @@ fn version() -> String {
 /// Examples and exit codes under `leoma-node --help`.
 const AFTER_HELP: &str = "\
 Examples:
-  A checkpoint of a few MB to try things with:
-    leoma-node models make-tiny --kind ti2v-5b --out tiny
-  One clip, out.mp4:
-    leoma-node generate --model tiny --prompt 'a boat drifts across the lake'
+  One clip, out.mp4, from the small checkpoint inside this program:
+    leoma-node generate --model tiny --prompt 'a red ball moves to the right on a striped background'
   The HTTP endpoint on 127.0.0.1:8000:
     leoma-node serve --model tiny
   A checkpoint of the Hub, downloaded first where it is not there:
@@ -57,6 +57,8 @@ Examples:
   Completions for bash:
     leoma-node completions bash > ~/.local/share/bash-completion/completions/leoma-node
 
+  Does a clip pass?
+    leoma-node judge --video clip.mp4 --first-frame first.png --prompt 'a boat drifts'
   Which of many repositories are copies of each other:
     leoma-node audit scan DIR --base BASE --format html --output audit.html
 
@@ -65,8 +67,8 @@ default. A switch is also taken as --switch=false.
 
 Exit codes:
   0    done
-  1    a passing condition (disk, memory, network), a failed check, or something that `audit` found
-  2    bad input: an option, a file, a checkpoint, the configuration; or `audit` could not read all
+  1    a passing condition (disk, memory, network), a failed check; `audit` found, `judge` failed something
+  2    bad input: an option, a file, a checkpoint, the configuration; `audit` or `judge` cannot tell
   69   this build or machine cannot do it
   75   the device is lost; start again
   130  interrupted";
@@ -100,6 +102,8 @@ enum Command {
     /// Say what a repository of weights holds, whether it keeps the rules, and whether it is a copy.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// Judge a clip: six scores, from a remote model and from this machine, and whether it passes.
+    Judge(Box<judge::JudgeArgs>),
     /// Measure how long clips take on this machine (runs leoma-bench, which lies beside this program).
     Bench(bench::BenchArgs),
     /// Check what this machine has and lacks for a role, and say what to do.
@@ -114,8 +118,9 @@ enum Command {
 }
 
 /// Groups of subcommands in `leoma-node --help`.
-const GROUPS: [(&str, &[&str]); 4] = [
+const GROUPS: [(&str, &[&str]); 5] = [
     ("Video", &["generate", "serve"]),
+    ("Judging", &["judge"]),
     ("Checkpoints", &["models", "audit"]),
     ("This machine", &["bench", "doctor", "config"]),
     ("Shell", &["completions", "man", "help"]),
@@ -161,6 +166,9 @@ fn grouped(root: &clap::Command) -> String {
 
 /// Runs the command line and returns the process's exit code.
 pub fn run() -> ExitCode {
+    if let Some(code) = crate::judge::decode::child_of_command_line() {
+        return code;
+    }
     match dispatch() {
         Ok(code) => code,
         Err(error) => ExitCode::from(explain(&error)),
@@ -181,6 +189,7 @@ fn dispatch() -> anyhow::Result<ExitCode> {
         Command::Serve(args) => serve::run(*args)?,
         Command::Models(command) => return models::run(command),
         Command::Audit(command) => return audit::run(command),
+        Command::Judge(args) => return judge::run(*args, &resolved.origins()),
         Command::Bench(args) => bench::run(&args)?,
         Command::Doctor(args) => return doctor::run(&args, config),
         Command::Config(command) => config::run(&command, config)?,

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
-use leoma_models::tiny::make_tiny;
+use leoma_models::tiny::{make_tiny, make_tiny_judge};
 use leoma_models::weights::{ModelKind, inspect};
 
 use super::generate::Format;
@@ -40,7 +40,7 @@ pub(super) struct InspectArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct MakeTinyArgs {
-    /// Kind of model.
+    /// Kind of model: a generator, or a judge for `judge --local-model`.
     #[arg(long, value_enum)]
     kind: Kind,
     /// Seed of the random weights: the same seed gives the same bytes.
@@ -59,14 +59,17 @@ enum Kind {
     I2vA14b,
     #[value(name = "t2v-a14b")]
     T2vA14b,
+    Judge,
 }
 
-impl From<Kind> for ModelKind {
-    fn from(kind: Kind) -> Self {
-        match kind {
-            Kind::Ti2v5b => Self::Ti2v5b,
-            Kind::I2vA14b => Self::I2vA14b,
-            Kind::T2vA14b => Self::T2vA14b,
+impl Kind {
+    /// Which generator it is; `None` for a judge.
+    fn generator(self) -> Option<ModelKind> {
+        match self {
+            Self::Ti2v5b => Some(ModelKind::Ti2v5b),
+            Self::I2vA14b => Some(ModelKind::I2vA14b),
+            Self::T2vA14b => Some(ModelKind::T2vA14b),
+            Self::Judge => None,
         }
     }
 }
@@ -95,7 +98,11 @@ pub(super) fn run(command: ModelsCommand) -> Result<ExitCode> {
         ModelsCommand::Verify(args) => return cache::run_verify(&args),
         ModelsCommand::Rm(args) => cache::run_rm(&args)?,
         ModelsCommand::MakeTiny(args) => {
-            make_tiny(args.kind.into(), args.seed, &args.out)?;
+            match args.kind.generator() {
+                Some(kind) => make_tiny(kind, args.seed, &args.out)?,
+                // One table for embedding and output layer, as the 2B and 4B have it.
+                None => make_tiny_judge(true, args.seed, &args.out)?,
+            }
             println!("{}", args.out.display());
         }
     }

@@ -95,7 +95,7 @@ fn definition() -> Command {
     root
 }
 
-/// All subcommands without children, by their path.
+/// All subcommands that can be called, by their path.
 fn leaves<'a>(command: &'a Command, path: &str) -> Vec<(String, &'a Command)> {
     let inner: Vec<_> = command
         .get_subcommands()
@@ -104,10 +104,13 @@ fn leaves<'a>(command: &'a Command, path: &str) -> Vec<(String, &'a Command)> {
     if inner.is_empty() {
         return vec![(path.to_owned(), command)];
     }
-    inner
+    // One that can also be called by itself has options of its own.
+    let own = (!path.is_empty() && !command.is_subcommand_required_set())
+        .then(|| (path.to_owned(), command));
+    let below = inner
         .into_iter()
-        .flat_map(|inner| leaves(inner, format!("{path} {}", inner.get_name()).trim()))
-        .collect()
+        .flat_map(|inner| leaves(inner, format!("{path} {}", inner.get_name()).trim()));
+    own.into_iter().chain(below).collect()
 }
 
 /// Text for a table cell.
@@ -243,7 +246,7 @@ fn environment_page() -> String {
          ## Variables\n\n| variable | same as | for |\n|---|---|---|\n"
     );
     let root = definition();
-    let mut rows = std::collections::BTreeMap::<String, (String, Vec<String>)>::new();
+    let mut rows = std::collections::BTreeMap::<String, (Vec<String>, Vec<String>)>::new();
     for (path, command) in leaves(&root, "") {
         if !has_settings(path.split(' ').next().unwrap()) {
             continue;
@@ -252,15 +255,20 @@ fn environment_page() -> String {
             let Some(name) = arg.get_env() else { continue };
             let name = name.to_string_lossy().into_owned();
             let row = rows.entry(name).or_default();
-            row.0 = format!("`--{}`", flag(arg));
+            let mut option = format!("`--{}`", flag(arg));
             if is_secret(arg) {
-                row.0.push_str(" (secret)");
+                option.push_str(" (secret)");
+            }
+            // Two commands may call it by different names.
+            if !row.0.contains(&option) {
+                row.0.push(option);
             }
             row.1.push(path.clone());
         }
     }
-    for (name, (flag, users)) in rows {
-        let _ = writeln!(page, "| `{name}` | {flag} | {} |", users.join(", "));
+    for (name, (options, users)) in rows {
+        let (options, users) = (options.join(", "), users.join(", "));
+        let _ = writeln!(page, "| `{name}` | {options} | {users} |");
     }
     page.push_str("\nAlso read:\n\n| variable | |\n|---|---|\n");
     for (name, text) in OTHER_VARIABLES {

@@ -1,5 +1,7 @@
 //! `leoma-node serve`: a checkpoint behind HTTP.
 
+mod judging;
+
 use std::io::IsTerminal;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -14,7 +16,8 @@ use leoma_models::{Error, Precision};
 use secrecy::SecretString;
 
 use super::DeviceArg;
-use super::hub::{Show, local_model};
+use super::hub::Show;
+use super::local_model::local_model;
 use super::model_files::ModelFileArgs;
 use super::units::{Bytes, Seconds};
 use crate::engine::{EngineOptions, WanOptions};
@@ -31,12 +34,13 @@ use crate::telemetry::Metrics;
 const GPU_STALL: Duration = Duration::from_secs(120);
 /// On a processor one block of a large model can take minutes.
 const CPU_STALL: Duration = Duration::from_secs(1800);
-/// Time for fetching one picture.
+/// Time for fetching one file.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
-    /// Checkpoint: a folder (diffusers or official layout), or user/name of the Hub.
+    /// Checkpoint: a folder (diffusers or official layout), user/name of the Hub, or tiny, the small one inside this
+    /// program.
     #[arg(
         long,
         value_name = "MODEL",
@@ -103,10 +107,10 @@ pub(super) struct ServeArgs {
         help_heading = "Network"
     )]
     allowed_host: Vec<String>,
-    /// Fetch pictures that requests name by https URL. Off: such requests are refused.
+    /// Fetch pictures and clips that requests name by https URL. Off: such requests are refused.
     #[arg(long, env = "LEOMA_NODE_IMAGE_URLS", help_heading = "Network")]
     image_urls: bool,
-    /// Hosts that pictures may be fetched from; default: any public one.
+    /// Hosts that they may be fetched from; default: any public one.
     #[arg(
         long,
         value_name = "NAME",
@@ -133,14 +137,10 @@ pub(super) struct ServeArgs {
         help_heading = "Network"
     )]
     max_body_bytes: Bytes,
-    /// Family of defaults for what a request leaves out: leoma, diffusers or official.
-    #[arg(
-        long,
-        default_value = "leoma",
-        env = "LEOMA_NODE_PRESET",
-        help_heading = "Generation"
-    )]
-    preset: Preset,
+    /// Family of defaults for what a request leaves out: leoma, diffusers, official or tiny; default: leoma,
+    /// and tiny for --model tiny.
+    #[arg(long, env = "LEOMA_NODE_PRESET", help_heading = "Generation")]
+    preset: Option<Preset>,
     /// Vocabulary and defaults of the Chutes routes: leoma, chutes-wan22 or chutes-wan21.
     #[arg(
         long,
@@ -286,6 +286,8 @@ pub(super) struct ServeArgs {
         help_heading = "Storage"
     )]
     min_free_bytes: Bytes,
+    #[command(flatten)]
+    judging: judging::JudgingArgs,
     /// User name under which this node appears as a chute.
     #[arg(
         long,
@@ -346,10 +348,11 @@ impl ServeArgs {
             .ok()
             .filter(|bytes| (1 << 10..=1 << 30).contains(bytes))
             .ok_or_else(|| Error::caller("max_body_bytes", "is not between 1KiB and 1GiB"))?;
+        let judge = self.judging.open(&device)?;
         let model = match (self.fake_engine, self.model) {
             (Some(script), _) => Model::Fake {
                 script,
-                preset: self.preset,
+                preset: self.preset.unwrap_or_default(),
                 name: self.model_name,
                 revision: self.revision,
                 scratch,
@@ -357,19 +360,15 @@ impl ServeArgs {
             (None, Some(model)) => {
                 // Last of all: what is wrong with the other options must not be found after hours.
                 let local = local_model(&model, self.revision.as_deref(), Show::Progress)?;
-                // The folder of a commit is named by its digits.
-                let (repo, commit) = match local.snapshot {
-                    Some(snapshot) => {
-                        let repo = snapshot.repo.name().to_owned();
-                        (Some(repo), Some(snapshot.commit.to_string()))
-                    }
-                    None => (None, self.revision),
+                let commit = match local.snapshot {
+                    Some(snapshot) => Some(snapshot.commit.to_string()),
+                    None => self.revision,
                 };
                 Model::Wan(Box::new(WanOptions {
                     files: self.files.with(&local.path),
-                    name: self.model_name.or(repo),
+                    name: self.model_name.or(local.name),
                     revision: commit,
-                    preset: self.preset,
+                    preset: self.preset.unwrap_or(local.preset),
                     precision: self.dtype,
                     rounding: self.rounding,
                     device,
@@ -390,6 +389,7 @@ impl ServeArgs {
             address: SocketAddr::new(self.host, self.port),
             access,
             fetcher,
+            judge,
             limits: Limits {
                 max_body_bytes,
                 ..Limits::default()

@@ -1,7 +1,7 @@
 //! Presets: what a field left open means, per preset and model.
 //!
 //! `leoma` follows the subnet's evaluator, `diffusers` the diffusers pipelines and their conversion
-//! script, `official` the Wan 2.2 scripts. Sources of every number: `docs/presets.md`.
+//! script, `official` the Wan 2.2 scripts; `tiny` is what the checkpoint inside the program was trained for. Sources of every number: `docs/presets.md`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,11 +21,13 @@ pub enum Preset {
     Diffusers,
     /// The Wan 2.2 reference scripts.
     Official,
+    /// The trained tiny checkpoint that comes with the program.
+    Tiny,
 }
 
 impl Preset {
     /// All presets, in the order of the help text.
-    pub const ALL: [Self; 3] = [Self::Leoma, Self::Diffusers, Self::Official];
+    pub const ALL: [Self; 4] = [Self::Leoma, Self::Diffusers, Self::Official, Self::Tiny];
 
     /// Spelling on the command line and in requests.
     pub fn name(self) -> &'static str {
@@ -33,6 +35,7 @@ impl Preset {
             Self::Leoma => "leoma",
             Self::Diffusers => "diffusers",
             Self::Official => "official",
+            Self::Tiny => "tiny",
         }
     }
 
@@ -47,6 +50,7 @@ impl Preset {
             Self::Leoma => leoma(kind),
             Self::Diffusers => diffusers(kind),
             Self::Official => official(kind),
+            Self::Tiny => tiny(kind),
         }
     }
 }
@@ -67,7 +71,7 @@ impl FromStr for Preset {
             .ok_or_else(|| {
                 Error::caller(
                     "preset",
-                    format!("`{name}` is not one of leoma, diffusers, official"),
+                    format!("`{name}` is not one of leoma, diffusers, official, tiny"),
                 )
             })
     }
@@ -144,6 +148,22 @@ fn leoma(kind: ModelKind) -> PresetValues {
         noise_source: "cuda:h100",
         crf: 18,
         image_preparation: ImagePreparation::Leoma,
+    }
+}
+
+/// Size, length and guidance of the training (`scripts/train-tiny`). Noise from the CPU's generator: the same
+/// clip on every machine.
+fn tiny(kind: ModelKind) -> PresetValues {
+    PresetValues {
+        num_inference_steps: 20,
+        guidance_scale: 2.0,
+        guidance_scale_2: 2.0,
+        width: 160,
+        height: 96,
+        num_frames: 17,
+        fps: 8,
+        noise_source: "cpu",
+        ..leoma(kind)
     }
 }
 

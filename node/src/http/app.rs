@@ -11,7 +11,8 @@ use utoipa::ToSchema;
 
 use super::body::Budget;
 use super::chutes::{ChuteIdentity, Profile};
-use super::fields::{self, Parsed, Picture};
+use super::fields::{self, FileSource, Parsed};
+use super::judge::{Desk, JudgeOptions};
 use super::{Access, ApiError, FetchError, Fetcher};
 use crate::engine::{Engine, EngineError, Job};
 use crate::generation::GenerationRequest;
@@ -63,8 +64,10 @@ pub struct AppOptions {
     pub deadline: Option<Duration>,
     /// Name as a chute.
     pub chute: ChuteIdentity,
-    /// Fetches pictures by address; absent: such requests are refused.
+    /// Fetches pictures and clips by address; absent: such requests are refused.
     pub fetcher: Option<Fetcher>,
+    /// Judges clips; absent: such requests are refused.
+    pub judge: Option<JudgeOptions>,
     /// The durable jobs.
     pub jobs: Jobs,
     /// Age at which finished jobs go, to tell it.
@@ -82,6 +85,7 @@ pub struct App(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     options: AppOptions,
+    desk: Option<Desk>,
     /// Set once the model is loaded.
     engine: OnceLock<Arc<Engine>>,
     /// Requests being decoded at a time: each may hold a picture of a hundred megabytes of pixels.
@@ -95,9 +99,16 @@ struct Shared {
 /// Places in [`Shared::preparing`].
 const PREPARING: usize = 4;
 /// A body that is read where it arrives: that takes less time than handing it to another thread.
-const SMALL_BODY_BYTES: usize = 32 << 10;
+pub(super) const SMALL_BODY_BYTES: usize = 32 << 10;
 /// Pixels of a picture that is decoded there as well, in some tens of microseconds.
 const SMALL_PICTURE: u32 = 128 * 128;
+
+fn not_fetched(field: &str, error: FetchError) -> ApiError {
+    match error {
+        FetchError::TooLarge { .. } => ApiError::too_large(field, error),
+        _ => ApiError::invalid(field, error),
+    }
+}
 
 /// Whether a picture says of itself that it is small; a few bytes can stand for a hundred megabytes.
 fn is_small(picture: &[u8]) -> bool {
@@ -106,8 +117,9 @@ fn is_small(picture: &[u8]) -> bool {
 
 impl App {
     /// Handlers without an engine yet: everything that needs one is 503 until [`Self::set_engine`].
-    pub fn new(options: AppOptions) -> Self {
+    pub fn new(mut options: AppOptions) -> Self {
         Self(Arc::new(Shared {
+            desk: options.judge.take().map(Desk::new),
             budget: Budget::new(options.limits.max_body_bytes),
             options,
             engine: OnceLock::new(),
@@ -176,6 +188,11 @@ impl App {
         &self.0.options.chute
     }
 
+    /// Where clips are judged, on servers that do.
+    pub(super) fn desk(&self) -> Option<&Desk> {
+        self.0.desk.as_ref()
+    }
+
     pub(super) fn jobs(&self) -> &Jobs {
         &self.0.options.jobs
     }
@@ -227,8 +244,8 @@ impl App {
                 picture,
             } = parse(self)?;
             let picture = match picture {
-                Some(Picture::Link { field, url }) => Some(self.fetch(field, &url).await?),
-                Some(Picture::Bytes(bytes)) => Some(bytes),
+                Some(FileSource::Link { field, url }) => Some(self.fetch(field, &url).await?),
+                Some(FileSource::Bytes(bytes)) => Some(bytes),
                 None => None,
             };
             let small = picture.as_deref().is_none_or(is_small);
@@ -250,8 +267,8 @@ impl App {
             } = parse(app)?;
             request.image = match picture {
                 None => None,
-                Some(Picture::Bytes(bytes)) => Some(bytes),
-                Some(Picture::Link { field, url }) => {
+                Some(FileSource::Bytes(bytes)) => Some(bytes),
+                Some(FileSource::Link { field, url }) => {
                     return Ok(Half::Link(Box::new(request), field, url));
                 }
             };
@@ -274,13 +291,25 @@ impl App {
 
     /// Fetches a picture, where that is allowed.
     pub(super) async fn fetch(&self, field: &str, url: &str) -> Result<Vec<u8>, ApiError> {
-        let Some(fetcher) = &self.0.options.fetcher else {
+        let fetched = self.fetcher(field)?.fetch(url).await;
+        fetched.map_err(|error| not_fetched(field, error))
+    }
+
+    /// Fetches a file of at most `max_bytes`, where that is allowed.
+    pub(super) async fn fetch_up_to(
+        &self,
+        field: &str,
+        url: &str,
+        max_bytes: usize,
+    ) -> Result<Vec<u8>, ApiError> {
+        let fetched = self.fetcher(field)?.fetch_up_to(url, max_bytes).await;
+        fetched.map_err(|error| not_fetched(field, error))
+    }
+
+    fn fetcher(&self, field: &str) -> Result<&Fetcher, ApiError> {
+        self.0.options.fetcher.as_ref().ok_or_else(|| {
             let message = "is a link, and fetching is off on this server; send the file in base64";
-            return Err(ApiError::invalid(field, message));
-        };
-        fetcher.fetch(url).await.map_err(|error| match error {
-            FetchError::TooLarge { .. } => ApiError::too_large(field, error),
-            _ => ApiError::invalid(field, error),
+            ApiError::invalid(field, message)
         })
     }
 

@@ -1,4 +1,4 @@
-//! Pictures in JSON: base64 in either alphabet, with or without padding, line breaks and `data:` in
+//! Files in JSON: base64 in either alphabet, with or without padding, line breaks and `data:` in
 //! front. Links are recognised, and not followed here.
 
 use std::borrow::Cow;
@@ -14,11 +14,35 @@ const ENGINE: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Decodes the picture in `field`. The decoded size is known and bounded before anything is decoded.
+/// What a file is expected to be, for messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A picture.
+    Picture,
+    /// A clip.
+    Video,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Picture => "a PNG, JPEG or WebP file",
+            Self::Video => "a video file",
+        }
+    }
+}
+
+/// Decodes the file in `field`. The decoded size is known and bounded before anything is decoded.
 ///
 /// # Errors
 /// 400 for anything but base64, 413 beyond `max_bytes`.
-pub(super) fn decode_image(field: &str, text: &str, max_bytes: usize) -> Result<Vec<u8>, ApiError> {
+pub(super) fn decode(
+    field: &str,
+    text: &str,
+    max_bytes: usize,
+    kind: Kind,
+) -> Result<Vec<u8>, ApiError> {
+    let kind = kind.name();
     let encoded = strip_data_uri(field, text.trim())?;
     let digits = encoded
         .bytes()
@@ -30,10 +54,8 @@ pub(super) fn decode_image(field: &str, text: &str, max_bytes: usize) -> Result<
         return Err(ApiError::too_large(field, message));
     }
     if bytes == 0 {
-        return Err(ApiError::invalid(
-            field,
-            "is empty; send a PNG, JPEG or WebP file in base64",
-        ));
+        let message = format!("is empty; send {kind} in base64");
+        return Err(ApiError::invalid(field, message));
     }
     let plain = |b: u8| !b.is_ascii_whitespace() && b != b'-' && b != b'_';
     let standard: Cow<'_, [u8]> = if encoded.bytes().all(plain) {
@@ -48,10 +70,8 @@ pub(super) fn decode_image(field: &str, text: &str, max_bytes: usize) -> Result<
         digits.collect()
     };
     ENGINE.decode(&standard).map_err(|e| {
-        ApiError::invalid(
-            field,
-            format!("is not base64 ({e}); send a picture file in base64"),
-        )
+        let message = format!("is not base64 ({e}); send {kind} in base64");
+        ApiError::invalid(field, message)
     })
 }
 
@@ -89,6 +109,10 @@ fn strip_data_uri<'a>(field: &str, text: &'a str) -> Result<&'a str, ApiError> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    fn decode_image(field: &str, text: &str, max_bytes: usize) -> Result<Vec<u8>, ApiError> {
+        decode(field, text, max_bytes, Kind::Picture)
+    }
 
     #[test]
     fn both_alphabets_padding_line_breaks_and_data_uris_decode_alike() {

@@ -1,4 +1,4 @@
-//! Pictures that a request names by URL, fetched without lending the caller this machine's network.
+//! Pictures and clips that a request names by URL, fetched without lending the caller this machine's network.
 //!
 //! Each hop is checked from the start: the URL by [`Fetcher::check`], then every address that its host
 //! resolves to; the connection is then made to those very addresses, so that a second answer of the
@@ -37,13 +37,13 @@ const MAX_HOST_CHARS: usize = 253;
 pub struct FetchOptions {
     /// Hosts that may be fetched from; empty: any public one.
     pub allowed_hosts: Vec<String>,
-    /// Bytes of one picture.
+    /// Bytes of one file, where the caller of [`Fetcher::fetch_up_to`] says nothing else.
     pub max_bytes: usize,
     /// Time for all of it, redirects included.
     pub timeout: Duration,
 }
 
-/// Fetches pictures by URL.
+/// Fetches files by URL.
 pub struct Fetcher {
     allowed_hosts: BTreeSet<String>,
     max_bytes: usize,
@@ -86,7 +86,7 @@ impl Resolver for SystemResolver {
 pub enum Rule {
     /// Cannot be read as an URL.
     Malformed,
-    /// Longer than an address of a picture has reason to be.
+    /// Longer than an address of a file has reason to be.
     TooLong,
     /// Another scheme than https.
     Scheme,
@@ -116,7 +116,7 @@ impl fmt::Display for Rule {
     }
 }
 
-/// Why there is no picture. Names hosts, never whole URLs: those may hold signatures.
+/// Why there is no file. Names hosts, never whole URLs: those may hold signatures.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FetchError {
@@ -134,23 +134,23 @@ pub enum FetchError {
         /// The last host.
         host: String,
     },
-    /// More bytes than a picture may have.
-    #[error("the picture at {host} is larger than {max_bytes} bytes")]
+    /// More bytes than the file may have.
+    #[error("the file at {host} is larger than {max_bytes} bytes")]
     TooLarge {
         /// The host that sent it.
         host: String,
         /// The limit.
         max_bytes: usize,
     },
-    /// Slower than a picture may be.
-    #[error("the picture at {host} did not arrive within {} s", timeout.as_secs_f64())]
+    /// Slower than a file may be.
+    #[error("the file at {host} did not arrive within {} s", timeout.as_secs_f64())]
     TimedOut {
         /// The host of the URL given.
         host: String,
         /// The limit.
         timeout: Duration,
     },
-    /// An answer that is not a picture.
+    /// An answer that is not a file.
     #[error("{host} answers with status {status}")]
     Status {
         /// The host that answered.
@@ -261,9 +261,14 @@ impl Fetcher {
 
     /// The bytes behind a URL, whatever they are: their type is for the decoder to find out.
     pub async fn fetch(&self, url: &str) -> Result<Vec<u8>, FetchError> {
+        self.fetch_up_to(url, self.max_bytes).await
+    }
+
+    /// As [`Self::fetch`], with another limit of bytes.
+    pub async fn fetch_up_to(&self, url: &str, max_bytes: usize) -> Result<Vec<u8>, FetchError> {
         let target = self.check(url)?;
         let host = target.host.clone();
-        match tokio::time::timeout(self.timeout, self.follow(target)).await {
+        match tokio::time::timeout(self.timeout, self.follow(target, max_bytes)).await {
             Ok(result) => result,
             Err(_elapsed) => Err(FetchError::TimedOut {
                 host,
@@ -272,7 +277,7 @@ impl Fetcher {
         }
     }
 
-    async fn follow(&self, mut target: Target) -> Result<Vec<u8>, FetchError> {
+    async fn follow(&self, mut target: Target, max_bytes: usize) -> Result<Vec<u8>, FetchError> {
         for _ in 0..=MAX_REDIRECTS {
             let addresses = self.addresses(&target).await?;
             let answer = self.transport.get(target.clone(), addresses);
@@ -281,7 +286,7 @@ impl Fetcher {
                 message: "no answer over https",
             })?;
             match self.step(&target, answer.status, answer.location.as_deref())? {
-                Step::Read => return self.read(&target.host, answer).await,
+                Step::Read => return read(&target.host, answer, max_bytes).await,
                 Step::Follow(next) => target = next,
             }
         }
@@ -371,32 +376,31 @@ impl Fetcher {
             }),
         }
     }
+}
 
-    async fn read(&self, host: &str, mut answer: Answer) -> Result<Vec<u8>, FetchError> {
-        let too_large = || FetchError::TooLarge {
+async fn read(host: &str, mut answer: Answer, max_bytes: usize) -> Result<Vec<u8>, FetchError> {
+    let too_large = || FetchError::TooLarge {
+        host: host.to_owned(),
+        max_bytes,
+    };
+    if answer
+        .content_length
+        .is_some_and(|length| length > max_bytes as u64)
+    {
+        return Err(too_large());
+    }
+    let mut bytes = Vec::new();
+    while let Some(piece) = answer.body.next().await {
+        let piece = piece.map_err(|Broken| FetchError::Failed {
             host: host.to_owned(),
-            max_bytes: self.max_bytes,
-        };
-        let max_bytes = self.max_bytes as u64;
-        if answer
-            .content_length
-            .is_some_and(|length| length > max_bytes)
-        {
+            message: "the connection broke before the file was complete",
+        })?;
+        if piece.len() > max_bytes - bytes.len() {
             return Err(too_large());
         }
-        let mut bytes = Vec::new();
-        while let Some(piece) = answer.body.next().await {
-            let piece = piece.map_err(|Broken| FetchError::Failed {
-                host: host.to_owned(),
-                message: "the connection broke before the picture was complete",
-            })?;
-            if piece.len() > self.max_bytes - bytes.len() {
-                return Err(too_large());
-            }
-            bytes.extend_from_slice(&piece);
-        }
-        Ok(bytes)
+        bytes.extend_from_slice(&piece);
     }
+    Ok(bytes)
 }
 
 /// A name without the dot of the root, which means the same.
@@ -465,7 +469,7 @@ async fn get_pinned(
         Broken
     })?;
     let request = client.map_err(&broken)?.get(target.url);
-    let request = request.header(header::ACCEPT, "image/*");
+    let request = request.header(header::ACCEPT, "image/*, video/*");
     let response = request.send().await.map_err(&broken)?;
     let location = response.headers().get(header::LOCATION);
     Ok(Answer {

@@ -21,9 +21,9 @@ const STEPS: [&str; 2] = ["steps", "num_inference_steps"];
 const SHIFT: [&str; 3] = ["flow_shift", "sample_shift", "shift"];
 const SIZE: [&str; 2] = ["resolution", "size"];
 
-/// A picture as a request names it.
+/// A file as a request names it.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Picture {
+pub(super) enum FileSource {
     /// The bytes of the file.
     Bytes(Vec<u8>),
     /// Where it can be fetched, and the field that says so.
@@ -41,7 +41,7 @@ pub(super) struct Parsed {
     /// Everything but the picture.
     pub(super) request: GenerationRequest,
     /// The picture.
-    pub(super) picture: Option<Picture>,
+    pub(super) picture: Option<FileSource>,
 }
 
 /// Reads a request body.
@@ -202,10 +202,11 @@ fn unwrap_single(mut map: Map<String, Value>) -> Result<Map<String, Value>, ApiE
     }
 }
 
-struct Fields(Map<String, Value>);
+/// The fields of a request; `null` means absent.
+pub(super) struct Fields(pub(super) Map<String, Value>);
 
 impl Fields {
-    fn get(&self, name: &str) -> Option<&Value> {
+    pub(super) fn get(&self, name: &str) -> Option<&Value> {
         self.0.get(name).filter(|value| !value.is_null())
     }
 
@@ -227,7 +228,7 @@ impl Fields {
         Ok(Some((name, value)))
     }
 
-    fn text(&self, name: &str, max_chars: usize) -> Result<Option<String>, ApiError> {
+    pub(super) fn text(&self, name: &str, max_chars: usize) -> Result<Option<String>, ApiError> {
         let Some(value) = self.get(name) else {
             return Ok(None);
         };
@@ -245,7 +246,7 @@ impl Fields {
         Ok(Some(text.to_owned()))
     }
 
-    fn flag(&self, name: &str) -> Result<Option<bool>, ApiError> {
+    pub(super) fn flag(&self, name: &str) -> Result<Option<bool>, ApiError> {
         let Some(value) = self.get(name) else {
             return Ok(None);
         };
@@ -337,26 +338,29 @@ impl Fields {
             })
     }
 
-    fn picture(&self, limits: &Limits) -> Result<Option<Picture>, ApiError> {
+    fn picture(&self, limits: &Limits) -> Result<Option<FileSource>, ApiError> {
         let Some((name, value)) = self.one_of(&IMAGE)? else {
             return Ok(None);
         };
         // Newer OpenAI clients wrap the reference.
         let inner = value.get("image_url").unwrap_or(value);
-        let text = inner
-            .as_str()
-            .ok_or_else(|| wrong_type(name, "base64 text", value))?;
         let field = IMAGE
             .into_iter()
             .find(|known| *known == name)
             .unwrap_or("image");
-        if base64::is_link(text) {
-            return Ok(Some(Picture::Link {
-                field,
-                url: text.trim().to_owned(),
-            }));
-        }
-        base64::decode_image(field, text, limits.max_image_bytes).map(|b| Some(Picture::Bytes(b)))
+        file(field, inner, limits.max_image_bytes, base64::Kind::Picture).map(Some)
+    }
+
+    /// A file of at most `max_bytes`.
+    pub(super) fn file(
+        &self,
+        name: &'static str,
+        max_bytes: usize,
+        kind: base64::Kind,
+    ) -> Result<Option<FileSource>, ApiError> {
+        self.get(name)
+            .map(|value| file(name, value, max_bytes, kind))
+            .transpose()
     }
 
     /// A number from 0 to `max`.
@@ -420,6 +424,25 @@ impl Fields {
         }
         Ok(Some(explicit))
     }
+}
+
+/// A file in base64, or the address where it lies.
+fn file(
+    field: &'static str,
+    value: &Value,
+    max_bytes: usize,
+    kind: base64::Kind,
+) -> Result<FileSource, ApiError> {
+    let text = value
+        .as_str()
+        .ok_or_else(|| wrong_type(field, "base64 text", value))?;
+    if base64::is_link(text) {
+        return Ok(FileSource::Link {
+            field,
+            url: text.trim().to_owned(),
+        });
+    }
+    base64::decode(field, text, max_bytes, kind).map(FileSource::Bytes)
 }
 
 fn resolution(text: &str, model: &ModelInfo) -> Option<[usize; 2]> {

@@ -27,7 +27,7 @@ fn read(body: &Value) -> Result<GenerationRequest, ApiError> {
     let body = body.to_string();
     let parsed = parse(body.as_bytes(), &model(), &Limits::default())?;
     let image = match parsed.picture {
-        Some(Picture::Bytes(bytes)) => Some(bytes),
+        Some(FileSource::Bytes(bytes)) => Some(bytes),
         _ => None,
     };
     Ok(GenerationRequest {
@@ -230,7 +230,7 @@ fn links_are_told_apart_from_files() {
     let body =
         json!({"prompt": "p", "input_reference": {"image_url": "https://example.org/a.png"}});
     let parsed = parse(body.to_string().as_bytes(), &model(), &Limits::default()).unwrap();
-    let link = Picture::Link {
+    let link = FileSource::Link {
         field: "input_reference",
         url: "https://example.org/a.png".into(),
     };

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `chutes/` | `POST /generate` and its kin, `GET /chutes/{id}` |
 //! | `videos/` | `/v1/videos`: durable jobs |
+//! | `judge/` | `/v1/judge`: does a clip pass? |
 //! | `ops.rs` | `/health`, `/ready`, `/info`, `/metrics`, `/v1/models` |
 //! | `openapi.rs` | `/openapi.json`, made from the same list as the routes |
 //! | `pages.rs` | `/`, `/gallery`, `/status`, `/docs`, `/assets/` |
@@ -21,6 +22,8 @@ mod envelope;
 mod error;
 mod fetch;
 mod fields;
+mod form;
+mod judge;
 mod openapi;
 mod ops;
 mod pages;
@@ -41,6 +44,7 @@ pub use auth::{Access, AccessOptions, check_access, check_key, is_public, read_k
 pub use chutes::{ChuteIdentity, Profile};
 pub use error::ApiError;
 pub use fetch::{FetchError, FetchOptions, Fetcher, Resolver, Rule};
+pub use judge::JudgeOptions;
 pub use server::{ServerOptions, raise_file_limit, serve};
 
 /// All routes.
@@ -64,6 +68,7 @@ fn documented() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(openapi::base())
         .merge(chutes::routes())
         .merge(videos::routes())
+        .merge(judge::routes())
         .merge(ops::routes())
 }
 

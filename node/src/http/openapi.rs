@@ -71,6 +71,10 @@ pub(super) fn base() -> OpenApi {
             "Durable jobs: made now, fetched later, kept over restarts.",
         ),
         tag("Chutes", "One clip per request, answered when it is done."),
+        tag(
+            "Judge",
+            "Whether a clip passes, on servers started with a judge.",
+        ),
         tag("Node", "What is running and how well."),
     ]);
     document

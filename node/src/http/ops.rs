@@ -82,6 +82,8 @@ struct Info {
     limits: Limits,
     /// How busy the engine is.
     load: Option<Load>,
+    /// Mode in which clips are judged; null where they are not.
+    judge: Option<&'static str>,
     /// Durable jobs by status.
     jobs: JobCounts,
     /// Since the start.
@@ -123,6 +125,7 @@ async fn info(State(app): State<App>) -> Result<Json<Info>, ApiError> {
         profile: app.profile().to_string(),
         limits: app.limits().clone(),
         load: engine.map(|engine| engine.load()),
+        judge: app.desk().map(|desk| desk.mode().name()),
         jobs: JobCounts {
             queued: counts.queued,
             in_progress: counts.in_progress,
@@ -145,6 +148,11 @@ async fn metrics(State(app): State<App>) -> Response {
         let load = engine.load();
         app.metrics().queue_depth.set(load.queued as i64);
         app.metrics().jobs_running.set(load.running as i64);
+    }
+    if let Some(desk) = app.desk() {
+        let (running, waiting) = desk.load();
+        app.metrics().judge_running.set(running as i64);
+        app.metrics().judge_waiting.set(waiting as i64);
     }
     app.readiness();
     app.jobs().count().await;

@@ -37,11 +37,14 @@ static PAGES: [Asset; 4] = assets![
     "docs.html" "text/html; charset=utf-8",
 ];
 
-static ASSETS: [Asset; 9] = assets![
+static ASSETS: [Asset; 12] = assets![
     "app.css" "text/css; charset=utf-8",
     "icon.svg" "image/svg+xml",
     "api.js" "text/javascript; charset=utf-8",
     "docs.js" "text/javascript; charset=utf-8",
+    "example-1.png" "image/png",
+    "example-2.png" "image/png",
+    "example-3.png" "image/png",
     "gallery.js" "text/javascript; charset=utf-8",
     "job.js" "text/javascript; charset=utf-8",
     "playground.js" "text/javascript; charset=utf-8",

@@ -99,6 +99,15 @@ impl Http {
         self.address(parts)
     }
 
+    /// The commits that led to a commit, itself first.
+    pub(super) fn commits_address(&self, repo: &RepoId, commit: &Commit) -> Url {
+        let parts = ["api", "models"]
+            .into_iter()
+            .chain(repo.as_str().split('/'))
+            .chain(["commits", commit.as_str()]);
+        self.address(parts)
+    }
+
     /// First page of the listing of a commit.
     pub(super) fn tree_address(&self, repo: &RepoId, commit: &Commit) -> Url {
         let parts = ["api", "models"]

@@ -148,7 +148,7 @@ impl MediaError {
     }
 
     /// Sorts an error met while writing `path`.
-    pub(super) fn writing(path: &Path, source: io::Error) -> Self {
+    pub(crate) fn writing(path: &Path, source: io::Error) -> Self {
         let path = path.to_owned();
         match source.kind() {
             // A file larger than the process or the file system may write is as full as it gets.

@@ -46,7 +46,7 @@ pub use record::{
     Counts, Disk, Finished, Idempotency, Inserted, JobError, JobRecord, JobStatus, NewJob, Page,
     Recovered, ResultFile, StoreOptions, Swept,
 };
-pub(crate) use schema::open_file;
+pub(crate) use schema::{Look, open_file};
 
 /// Calls that may wait for the thread; more wait to be let in.
 const WAITING_CALLS: usize = 256;

@@ -55,6 +55,17 @@ CREATE TABLE notes (
 ) STRICT, WITHOUT ROWID;
 "];
 
+/// What is looked at before a database is used, beside the version of its schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// Every page.
+    Whole,
+    /// That it carries this `application_id`; every page only where a log says that somebody did not close it. For files
+    /// That it carries this `application_id`; every page only where a log says that somebody did not close it.
+    /// For files that take longer to read than to use: whoever reads a row of them checks it.
+    Marked(i32),
+}
+
 /// The first bytes of every SQLite file.
 const MAGIC: &[u8] = b"SQLite format 3\0";
 
@@ -80,20 +91,26 @@ pub(super) fn open(files: &Files) -> Result<Connection, StoreError> {
     if !head.is_empty() && head != MAGIC && !suffixed(path, "-journal").exists() {
         return Err(corrupt("it is not an SQLite file"));
     }
-    open_file(path, MIGRATIONS)
+    open_file(path, MIGRATIONS, Look::Whole)
 }
 
 /// Opens the database at `path`, an empty file or one of ours, at the latest of its schemas.
-pub(crate) fn open_file(path: &Path, migrations: &[&str]) -> Result<Connection, StoreError> {
-    open_with(path, migrations).map_err(|failure| failure.in_file(path))
+pub(crate) fn open_file(
+    path: &Path,
+    migrations: &[&str],
+    look: Look,
+) -> Result<Connection, StoreError> {
+    open_with(path, migrations, look).map_err(|failure| failure.in_file(path))
 }
 
-fn open_with(path: &Path, migrations: &[&str]) -> Result<Connection, Failure> {
+fn open_with(path: &Path, migrations: &[&str], look: Look) -> Result<Connection, Failure> {
+    // Before SQLite begins a log of its own.
+    let log = fs::metadata(suffixed(path, "-wal")).is_ok_and(|log| log.len() > 0);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     // Everything is looked at before the first write: a file that is refused is left as it was.
-    let found = check(&connection, path, migrations.len())?;
+    let found = check(&connection, path, migrations.len(), look, log)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     // A job that was answered "queued" is on the disk, not in the system's memory.
     connection.pragma_update(None, "synchronous", "FULL")?;
@@ -108,12 +125,27 @@ fn open_with(path: &Path, migrations: &[&str]) -> Result<Connection, Failure> {
 }
 
 /// The schema version of a database that can be used.
-fn check(connection: &Connection, path: &Path, latest: usize) -> Result<usize, Failure> {
+fn check(
+    connection: &Connection,
+    path: &Path,
+    latest: usize,
+    look: Look,
+    log: bool,
+) -> Result<usize, Failure> {
     let corrupt = |message: String| StoreError::Corrupt {
         path: path.to_owned(),
         message,
     };
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let foreign = || Failure::Store(corrupt("it belongs to another program".into()));
+    if let Look::Marked(mark) = look
+        && version != 0
+    {
+        let found: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
+        if found != mark {
+            return Err(foreign());
+        }
+    }
     if version > latest as i64 {
         return Err(Failure::Store(StoreError::NewerSchema {
             path: path.to_owned(),
@@ -126,11 +158,14 @@ fn check(connection: &Connection, path: &Path, latest: usize) -> Result<usize, F
     let tables: i64 =
         connection.query_row("SELECT count(*) FROM sqlite_schema", (), |row| row.get(0))?;
     if version == 0 && tables > 0 {
-        return Err(corrupt("it belongs to another program".into()).into());
+        return Err(foreign());
     }
-    let verdict: String = connection.query_row("PRAGMA quick_check(1)", (), |row| row.get(0))?;
-    if verdict != "ok" {
-        return Err(corrupt(verdict).into());
+    if look == Look::Whole || log {
+        let sql = "PRAGMA quick_check(1)";
+        let verdict: String = connection.query_row(sql, (), |row| row.get(0))?;
+        if verdict != "ok" {
+            return Err(corrupt(verdict).into());
+        }
     }
     Ok(version)
 }
@@ -174,7 +209,7 @@ mod tests {
     const SECOND: &str = "ALTER TABLE a ADD COLUMN y DEFAULT 2; CREATE TABLE b (x);";
 
     fn open_at(path: &Path, migrations: &[&str]) -> Result<Connection, StoreError> {
-        open_file(path, migrations)
+        open_file(path, migrations, Look::Whole)
     }
 
     fn empty() -> (tempfile::TempDir, PathBuf) {

@@ -27,7 +27,7 @@ pub struct StageLabel {
 /// `{outcome="completed"}`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct OutcomeLabel {
-    /// `completed`, or the code of the error.
+    /// `completed` or the code of the error; of judgements `pass`, `fail` or `no_verdict`.
     pub outcome: &'static str,
 }
 
@@ -86,6 +86,14 @@ pub struct Metrics {
     pub stage_seconds: Seconds<StageLabel>,
     /// Seconds per denoising step.
     pub step_seconds: Histogram,
+    /// Clips judged.
+    pub judgements: Family<OutcomeLabel, Counter>,
+    /// Seconds from a clip's turn to its verdict, decoding included.
+    pub judge_seconds: Histogram,
+    /// Clips being judged.
+    pub judge_running: Gauge,
+    /// Requests waiting to be judged.
+    pub judge_waiting: Gauge,
     /// Answered requests.
     pub http_requests: Family<RequestLabel, Counter>,
     /// Seconds from the head of a request to the head of its answer.
@@ -128,6 +136,10 @@ impl Metrics {
             cancellations: Family::default(),
             stage_seconds: Family::new_with_constructor(stage_buckets),
             step_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 18)),
+            judgements: Family::default(),
+            judge_seconds: Histogram::new(exponential_buckets(0.01, 2.0, 15)),
+            judge_running: Gauge::default(),
+            judge_waiting: Gauge::default(),
             http_requests: Family::default(),
             http_request_seconds: Family::new_with_constructor(request_buckets),
             memory_resident_bytes: Gauge::default(),
@@ -151,6 +163,10 @@ impl Metrics {
             cancellations,
             stage_seconds,
             step_seconds,
+            judgements,
+            judge_seconds,
+            judge_running,
+            judge_waiting,
             http_requests,
             http_request_seconds,
             memory_resident_bytes,
@@ -195,6 +211,22 @@ impl Metrics {
             "step_seconds",
             "Seconds per denoising step",
             step_seconds.clone(),
+        );
+        r.register(
+            "judgements",
+            "Clips judged, by what was decided",
+            judgements.clone(),
+        );
+        r.register(
+            "judge_seconds",
+            "Seconds from a clip's turn to its verdict",
+            judge_seconds.clone(),
+        );
+        r.register("judge_running", "Clips being judged", judge_running.clone());
+        r.register(
+            "judge_waiting",
+            "Requests waiting to be judged",
+            judge_waiting.clone(),
         );
         r.register("http_requests", "Answered requests", http_requests.clone());
         r.register(
@@ -245,6 +277,14 @@ impl Metrics {
         self.stage_seconds
             .get_or_create(&StageLabel { stage })
             .observe(seconds);
+    }
+
+    /// Takes a judged clip.
+    pub fn judged(&self, outcome: &'static str, seconds: f64) {
+        self.judgements
+            .get_or_create(&OutcomeLabel { outcome })
+            .inc();
+        self.judge_seconds.observe(seconds);
     }
 
     /// Takes an answered request.
@@ -312,6 +352,7 @@ mod tests {
         metrics.cancelled("denoise");
         metrics.stage("vae_decode", 0.5);
         metrics.step_seconds.observe(0.1);
+        metrics.judged("fail", 2.5);
         metrics.request("/generate", "POST", 200, Duration::from_millis(3));
         let text = metrics.encode();
         for line in [
@@ -320,6 +361,9 @@ mod tests {
             "leoma_cancellations_total{stage=\"denoise\"} 1",
             "leoma_stage_seconds_count{stage=\"vae_decode\"} 1",
             "leoma_step_seconds_sum 0.1",
+            "leoma_judgements_total{outcome=\"fail\"} 1",
+            "leoma_judge_seconds_sum 2.5",
+            "leoma_judge_waiting 0",
             "leoma_http_requests_total{route=\"/generate\",method=\"POST\",status=\"200\"} 1",
             "leoma_build_info{version=",
             "leoma_memory_resident_bytes ",

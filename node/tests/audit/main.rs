@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod compare;
+mod corpus;
 mod hash;
 mod models;
 mod preflight;

@@ -231,6 +231,7 @@ impl Server {
                     deadline: None,
                     chute: ChuteIdentity::new("local", "scripted"),
                     fetcher: None,
+                    judge: None,
                     jobs: jobs.clone(),
                     retention_age: None,
                     canary_max_age: None,

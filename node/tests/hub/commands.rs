@@ -317,7 +317,7 @@ fn a_repository_is_a_model() {
     );
     let (code, _, error) = generate(&[snapshot.to_str().unwrap(), "--revision", FIRST]);
     assert_eq!(code, 2, "{error}");
-    assert!(error.contains("has no revisions"), "{error}");
+    assert!(error.contains("only those have revisions"), "{error}");
     let (code, _, error) = generate(&["./miner/nothing"]);
     assert!(code == 2 && !error.contains("repository"), "{error}");
 }

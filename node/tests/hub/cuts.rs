@@ -7,10 +7,10 @@ const RUNS: u64 = 1_000;
 const THREADS: u64 = 4;
 
 /// Numbers without an order.
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn below(&mut self, limit: usize) -> usize {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
         self.0 = self
             .0
             .wrapping_mul(6_364_136_223_846_793_005)

@@ -3,11 +3,13 @@
 
 mod commands;
 mod cuts;
+mod dates;
 mod faults;
 mod killed;
 mod metadata;
 mod offline;
 mod plain;
+mod publish;
 mod python;
 mod server;
 mod together;

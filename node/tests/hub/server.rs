@@ -29,6 +29,8 @@ pub(crate) enum At {
     Info,
     /// `/api/models/…/tree/…`
     Tree,
+    /// `/api/models/…/commits/…`
+    Commits,
     /// `…/resolve/…`
     File,
     /// The storage.
@@ -145,6 +147,8 @@ type Commits = BTreeMap<String, BTreeMap<String, Content>>;
 struct Repo {
     branches: BTreeMap<String, String>,
     commits: Commits,
+    /// By commit.
+    dates: BTreeMap<String, String>,
     gated: bool,
     renamed: Option<String>,
 }
@@ -200,6 +204,7 @@ impl Hub {
         let front = Router::new()
             .route("/api/models/{user}/{name}/revision/{revision}", get(info))
             .route("/api/models/{user}/{name}/tree/{revision}", get(tree))
+            .route("/api/models/{user}/{name}/commits/{revision}", get(history))
             .route("/{user}/{name}/resolve/{revision}/{*path}", get(resolve))
             .fallback(|| async { (StatusCode::NOT_FOUND, "not a route") })
             .with_state(Arc::clone(&inner));
@@ -228,6 +233,13 @@ impl Hub {
             .map(|(path, content)| ((*path).to_owned(), content.clone()));
         repo.commits.insert(commit.to_owned(), files.collect());
         repo.branches.insert(branch.to_owned(), commit.to_owned());
+    }
+
+    /// Sets the date of a commit.
+    pub(crate) fn date(&self, repo: &str, commit: &str, date: &str) {
+        let mut repos = self.inner.repos.lock().unwrap();
+        let dates = &mut repos.get_mut(repo).unwrap().dates;
+        dates.insert(commit.to_owned(), date.to_owned());
     }
 
     /// Only those with a token may read it.
@@ -393,6 +405,35 @@ async fn info(
         .collect();
     let body = json!({"id": repo, "sha": commit, "private": false, "siblings": siblings});
     axum::Json(body).into_response()
+}
+
+/// The commits that led to a commit, itself first.
+async fn history(
+    State(inner): State<Arc<Inner>>,
+    Path((user, name, revision)): Revised,
+    headers: HeaderMap,
+) -> Response {
+    let repo = format!("{user}/{name}");
+    let moved = |to: &str| format!("/api/models/{to}/commits/{revision}?limit=1");
+    let (act, commits) = match entered(&inner, At::Commits, &repo, &headers, moved) {
+        Ok(entered) => entered,
+        Err(response) => return response,
+    };
+    if !commits.contains_key(&revision) {
+        return refused(404, "RevisionNotFound");
+    }
+    if let Act::Page = act {
+        return "<html>".into_response();
+    }
+    let date = inner.repos.lock().unwrap()[&repo]
+        .dates
+        .get(&revision)
+        .cloned();
+    let listed: Vec<Value> = date
+        .map(|date| json!({"id": revision, "title": "Upload", "message": "", "authors": [], "date": date}))
+        .into_iter()
+        .collect();
+    axum::Json(listed).into_response()
 }
 
 /// A file in the description of a repository; with `blobs` the Hub adds sizes and digests.

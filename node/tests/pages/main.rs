@@ -5,9 +5,11 @@
 #![cfg(feature = "ffmpeg")]
 #![allow(clippy::unwrap_used)]
 
+mod agreement;
 mod browser;
 mod form;
 mod gallery;
+mod judgement;
 mod node;
 mod playground;
 mod reading;

@@ -44,6 +44,10 @@ impl Ask {
         self
     }
 
+    pub(crate) fn body(self, body: Vec<u8>) -> Self {
+        Self { body, ..self }
+    }
+
     fn bytes(&self) -> Vec<u8> {
         let mut head = vec![format!("{} {} HTTP/1.1", self.method, self.path)];
         if !self.headers.iter().any(|(name, _)| name == "Host") {

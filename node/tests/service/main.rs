@@ -10,8 +10,12 @@ mod content;
 mod deadline;
 mod device;
 mod disk;
+mod judge;
 mod kill;
 mod leave;
 mod load;
+#[allow(dead_code, reason = "shared with the tests of the command `judge`")]
+#[path = "../judge/mock.rs"]
+mod mock;
 mod node;
 mod stop;

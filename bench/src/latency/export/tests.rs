@@ -296,18 +296,17 @@ mod schema {
         found.runs[0].telemetry.t_s = vec![0.5];
         let value = serde_json::to_value(&found).unwrap();
         assert_eq!(violations(&value), Vec::<String>::new());
-        let results = Path::new(env!("CARGO_MANIFEST_DIR")).join("results");
-        for folder in std::fs::read_dir(results)
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-        {
-            if !folder.is_dir() {
-                continue;
-            }
-            for file in std::fs::read_dir(&folder)
+        // Those that `compare` and `report` are given as `bench/results/*/*.json`; deeper folders hold other measurements.
+        let entries = |folder: &Path| -> Vec<_> {
+            std::fs::read_dir(folder)
                 .unwrap()
                 .map(|entry| entry.unwrap().path())
-            {
+                .collect()
+        };
+        let results = Path::new(env!("CARGO_MANIFEST_DIR")).join("results");
+        let folders = entries(&results).into_iter().filter(|path| path.is_dir());
+        for file in folders.flat_map(|folder| entries(&folder)) {
+            if file.is_file() {
                 let wrong = violations(&files::read_json(&file).unwrap());
                 assert_eq!(wrong, Vec::<String>::new(), "{}", file.display());
             }

@@ -385,6 +385,13 @@ fn copies(repository: &Repository, relatives: &[Candidate], given: &Given<'_>) -
         ),
         Some(_) => format!("{asked} There is something that others may ask you about."),
     };
+    let is_dated = |relative: &Candidate| relative.entry.committed_at.is_some();
+    if relatives.iter().any(is_dated) {
+        says.push_str(
+            " The date of a commit is git's, and whoever pushes can set it: it supports an order in time and proves \
+             none.",
+        );
+    }
     if !has_base && (given.registry.is_some() || others > 0) {
         state = state.max(State::Note);
         says.push_str(" Without --base only equal weights are recognised, not disguised ones.");

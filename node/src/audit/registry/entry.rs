@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use leoma_models::Fault;
 use serde::{Deserialize, Serialize};
 
+use super::when::utc;
 use crate::audit::rules::submission::{is_address, is_commit};
 use crate::audit::scan::Probe;
 use crate::store::StoreError;
@@ -46,7 +47,7 @@ pub struct Entry {
     pub hotkey: Option<String>,
     /// Block of the commitment.
     pub block: Option<u64>,
-    /// When the Hub received the commit, RFC 3339.
+    /// Date of the commit as the Hub gives it: git's, which whoever pushes can set. RFC 3339, UTC, to the millisecond.
     pub committed_at: Option<String>,
     /// The subnet's hash.
     pub model_hash: Option<String>,
@@ -151,14 +152,17 @@ impl Entry {
         if let Some(block) = self.block {
             let _ = write!(who, ", committed in block {block}");
         }
+        if let Some(time) = &self.committed_at {
+            let _ = write!(who, ", dated {time} by git");
+        }
         if self.origin == Origin::Imported {
             who.push_str(" (as an imported list says)");
         }
         who
     }
 
-    /// Refuses values that cannot be.
-    pub(super) fn check(&self) -> Result<(), RegistryError> {
+    /// The entry as it is kept. Refuses values that cannot be.
+    pub(super) fn checked(&self) -> Result<Self, RegistryError> {
         let wrong = |field, message: String| Err(RegistryError::Value { field, message });
         if self.name.trim().is_empty() {
             return wrong("name", "is empty".into());
@@ -190,7 +194,15 @@ impl Entry {
                 );
             }
         }
-        Ok(())
+        let mut kept = self.clone();
+        if let Some(time) = &self.committed_at {
+            kept.committed_at = utc(time);
+            if kept.committed_at.is_none() {
+                let message = format!("{time:?} is no time in UTC, such as 2026-05-01T12:00:00Z");
+                return wrong("committed_at", message);
+            }
+        }
+        Ok(kept)
     }
 
     fn digests(&self) -> [(&'static str, Option<&str>); 3] {

@@ -103,7 +103,7 @@ impl Registry {
 fn parse(text: &str) -> Result<(Entry, Sketch), String> {
     let Line {
         registry,
-        mut model,
+        model,
         sketch,
     } = serde_json::from_str(text)
         .map_err(|error| format!("is not a model of a registry: {error}"))?;
@@ -112,7 +112,7 @@ fn parse(text: &str) -> Result<(Entry, Sketch), String> {
             "has form {registry}; this program knows form {FORMAT}, so a newer one wrote it"
         ));
     }
-    model.check().map_err(|error| error.to_string())?;
+    let mut model = model.checked().map_err(|error| error.to_string())?;
     for (name, weight) in &sketch.weights {
         let numbers = weight.sums.iter().chain([&weight.squares]);
         if !numbers.copied().all(f64::is_finite) || weight.squares < 0.0 {

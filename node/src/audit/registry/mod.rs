@@ -3,39 +3,58 @@
 //!
 //! ```text
 //! models    one row per model: who, when, digests
+//! roster    how many models there are, and the sum of their checksums
 //! layouts   which weights a network has; one row for all models of an architecture
 //! networks  a coarse sketch of each network, and behind it the full one
 //! ```
 //!
+//! The file is far larger than what a search reads of it. So it is read as a whole by [`Registry::check`], and after a
+//! process that did not close it; everything that is read in between carries a checksum. Damage is an error wherever
+//! it is met: a model that cannot be read is never one that is not there.
+//!
 //! An entry says what somebody hashed, or what somebody else claims to have hashed ([`Origin`]); it proves
-//! nothing about time. Who was first is for the chain (the block) and the Hub (the commit's time) to say.
+//! nothing about time. Who was first is for the chain (the block) to say. The date of a commit, which the Hub gives, is
+//! git's: whoever pushes can set it.
 
+mod checksum;
 mod entry;
 mod exchange;
 mod rows;
+mod search;
+mod sketches;
 #[cfg(test)]
 mod tests;
+mod when;
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::fs::OpenOptions;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
-use serde::Serialize;
+use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-use super::compare::coarse::{Coarse, Layout, Tally, coarse, layout, networks};
-use super::compare::sketch::{Likeness, Sketch, WeightSketch};
-use super::scan;
-use crate::store::{StoreError, open_file};
+use super::compare::coarse::{Coarse, Layout, coarse, layout, networks};
+use super::compare::sketch::{Sketch, WeightSketch};
+use crate::store::{Look, StoreError, open_file};
+use rows::Failure;
+use sketches::Layouts;
 
 pub use entry::{Entry, Origin, RegistryError, Role};
 pub use exchange::Imported;
+pub use search::{Candidate, Reason};
+pub use when::utc;
 
 type Result<T, E = RegistryError> = std::result::Result<T, E>;
 
+/// What the file carries as its `application_id`: `LMRG`.
+const MARK: i32 = 0x4c4d_5247;
+
+/// Bytes of the header of an SQLite file.
+const HEADER: u64 = 100;
+
 /// Migration N brings schema N to N + 1. Released ones are never edited, only followed by more.
 const MIGRATIONS: &[&str] = &["
+PRAGMA application_id = 1280135751;
+
 CREATE TABLE models (
     id           INTEGER PRIMARY KEY,
     name         TEXT NOT NULL,
@@ -49,10 +68,16 @@ CREATE TABLE models (
     named        TEXT,
     unnamed      TEXT,
     added_at     TEXT NOT NULL,
+    networks     INTEGER NOT NULL,
+    checksum     INTEGER NOT NULL,
     UNIQUE (name, revision)
 ) STRICT;
-CREATE INDEX models_by_hash ON models (model_hash);
-CREATE INDEX models_by_unnamed ON models (unnamed);
+
+CREATE TABLE roster (
+    models   INTEGER NOT NULL,
+    checksum INTEGER NOT NULL
+) STRICT;
+INSERT INTO roster VALUES (0, 0);
 
 CREATE TABLE layouts (
     id      INTEGER PRIMARY KEY,
@@ -64,12 +89,13 @@ CREATE TABLE networks (
     model   INTEGER NOT NULL REFERENCES models (id) ON DELETE CASCADE,
     network TEXT NOT NULL,
     layout  INTEGER NOT NULL REFERENCES layouts (id),
+    near    INTEGER NOT NULL,
+    whole   INTEGER NOT NULL,
     coarse  BLOB NOT NULL,
     squares BLOB NOT NULL,
     sums    BLOB NOT NULL,
     UNIQUE (model, network)
 ) STRICT;
-CREATE INDEX networks_by_layout ON networks (network, layout);
 "];
 
 /// The registry in one SQLite file.
@@ -78,60 +104,6 @@ pub struct Registry {
     connection: Connection,
     path: PathBuf,
 }
-
-/// A registered model that may be where another comes from.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Candidate {
-    /// The registered model.
-    pub entry: Entry,
-    /// Why it is one.
-    pub reason: Reason,
-}
-
-/// Why a registered model is looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case", tag = "kind")]
-pub enum Reason {
-    /// The subnet's hash is the same: the weight files are.
-    SameModelHash,
-    /// All weights have the same names and values.
-    SameWeights,
-    /// All values are the same; names, files or types differ.
-    SameValues,
-    /// The sketches are alike.
-    Alike(Likeness),
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::SameModelHash => f.write_str("the same model hash"),
-            Self::SameWeights => f.write_str("the same weights in other files"),
-            Self::SameValues => f.write_str("the same values under other names"),
-            Self::Alike(likeness) => write!(
-                f,
-                "cosine of the differences from the base about {:.2}, {:.0} % of the sums of squares agree",
-                likeness.cosine,
-                100.0 * likeness.same_squares
-            ),
-        }
-    }
-}
-
-impl Reason {
-    /// Strongest first, then by likeness.
-    fn rank(&self) -> (u8, f64) {
-        match self {
-            Self::SameModelHash => (0, 0.0),
-            Self::SameWeights => (1, 0.0),
-            Self::SameValues => (2, 0.0),
-            Self::Alike(likeness) => (3, -likeness.cosine.abs().max(likeness.same_squares)),
-        }
-    }
-}
-
-/// Registered models that a scan is told of at most, for each of its own.
-const NAMED: usize = 8;
 
 impl Registry {
     /// Opens the registry at `path`; makes it where there is none.
@@ -144,21 +116,13 @@ impl Registry {
             std::fs::create_dir_all(parent).map_err(|e| StoreError::io("create", parent, e))?;
         }
         let created = OpenOptions::new().create(true).append(true).open(path);
-        created.map_err(|e| StoreError::io("write", path, e))?;
-        let connection = open_file(path, MIGRATIONS)?;
-        // A job database has the same schema number.
-        let ours =
-            "SELECT count(*) FROM sqlite_schema WHERE name IN ('models', 'layouts', 'networks')";
-        let tables: i64 = connection
-            .query_row(ours, (), |row| row.get(0))
-            .map_err(|e| StoreError::sql(path, &e))?;
-        if tables != 3 {
-            return Err(StoreError::Corrupt {
-                path: path.to_owned(),
-                message: "it is not a registry of models".into(),
-            }
-            .into());
+        let length = created.and_then(|file| file.metadata().map(|found| found.len()));
+        let length = length.map_err(|e| StoreError::io("write", path, e))?;
+        // SQLite takes a file of one byte for an empty one.
+        if (1..HEADER).contains(&length) {
+            return Err(cut(path));
         }
+        let connection = open_file(path, MIGRATIONS, Look::Marked(MARK))?;
         Ok(Self {
             connection,
             path: path.to_owned(),
@@ -168,10 +132,11 @@ impl Registry {
     /// The registry at `path`, or None where there is none.
     ///
     /// # Errors
-    /// As [`Self::open`].
+    /// As [`Self::open`]; and for an empty file: whatever it was, it knows nobody any more.
     pub fn existing(path: &Path) -> Result<Option<Self>> {
-        match path.try_exists() {
-            Ok(false) => Ok(None),
+        match std::fs::metadata(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Ok(found) if found.len() < HEADER => Err(cut(path)),
             _ => Self::open(path).map(Some),
         }
     }
@@ -182,8 +147,8 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::Conflict`] when name and revision are taken by other content.
     pub fn add(&mut self, entry: &Entry, sketch: &Sketch) -> Result<bool> {
-        entry.check()?;
-        self.transact(|transaction| add(transaction, entry, sketch))
+        let entry = entry.checked()?;
+        self.transact(|transaction| add(transaction, &entry, sketch))
     }
 
     /// All models, by block (those without one last), then name and revision.
@@ -191,15 +156,8 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::Store`].
     pub fn entries(&self) -> Result<Vec<Entry>> {
-        let sql = format!(
-            "SELECT {} FROM models ORDER BY block IS NULL, block, name, revision",
-            rows::COLUMNS
-        );
-        self.with(|connection| {
-            let mut statement = connection.prepare(&sql)?;
-            let rows = statement.query_map((), |row| rows::entry(row, 0))?;
-            Ok(rows.collect::<rusqlite::Result<_>>()?)
-        })
+        let models = self.with(rows::models)?;
+        Ok(models.into_iter().map(|stored| stored.entry).collect())
     }
 
     /// Removes a model; whether it was there.
@@ -207,9 +165,12 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::Store`].
     pub fn remove(&mut self, name: &str, revision: &str) -> Result<bool> {
-        self.with(|connection| {
-            let sql = "DELETE FROM models WHERE name = ?1 AND revision = ?2";
-            Ok(connection.execute(sql, params![name, revision])? > 0)
+        self.transact(|transaction| {
+            let Some(known) = rows::find(transaction, name, revision)? else {
+                return Ok(false);
+            };
+            rows::remove(transaction, &known)?;
+            Ok(true)
         })
     }
 
@@ -219,11 +180,10 @@ impl Registry {
     /// [`RegistryError::Unknown`] when it is not there.
     pub fn sketch(&self, name: &str, revision: &str) -> Result<Sketch> {
         let found = self.with(|connection| {
-            let sql = "SELECT id FROM models WHERE name = ?1 AND revision = ?2";
-            let id: Option<i64> = connection
-                .query_row(sql, params![name, revision], |row| row.get(0))
-                .optional()?;
-            id.map(|id| rows::sketch(connection, id)).transpose()
+            let model = rows::find(connection, name, revision)?;
+            model
+                .map(|model| sketches::whole(connection, &model, &mut Layouts::new(connection)))
+                .transpose()
         })?;
         found.ok_or_else(|| RegistryError::Unknown {
             name: name.to_owned(),
@@ -231,159 +191,30 @@ impl Registry {
         })
     }
 
-    /// The registered models that `entry` equals or resembles, strongest reason first, at most `limit` of
-    /// those that resemble it; bases and the entry itself are left out. Without a base to see the difference
-    /// from, only equal ones are found.
+    /// Reads everything: pages, indexes, every row with its checksum. Returns how many models there are.
     ///
     /// # Errors
-    /// [`RegistryError::Store`].
-    pub fn candidates(
-        &self,
-        entry: &Entry,
-        probe: Option<(&Sketch, &Sketch)>,
-        limit: usize,
-    ) -> Result<Vec<Candidate>> {
-        let mut reasons = self.same(entry)?;
-        if let Some((sketch, base)) = probe {
-            let mut alike: Vec<_> = self.alike(sketch, base)?.into_iter().collect();
-            alike.sort_by(|(_, a), (_, b)| {
-                a.rank()
-                    .partial_cmp(&b.rank())
-                    .unwrap_or(std::cmp::Ordering::Equal)
-            });
-            for (id, reason) in alike.into_iter().take(limit) {
-                reasons.entry(id).or_insert(reason);
-            }
-        }
-        let sql = format!("SELECT {} FROM models WHERE id = ?1", rows::COLUMNS);
-        let mut candidates = Vec::new();
-        for (id, reason) in reasons {
-            let found = self.with(|connection| {
-                Ok(connection.query_row(&sql, [id], |row| rows::entry(row, 0))?)
-            })?;
-            let itself = (&found.name, &found.revision) == (&entry.name, &entry.revision);
-            if found.role == Role::Model && !itself {
-                candidates.push(Candidate {
-                    entry: found,
-                    reason,
-                });
-            }
-        }
-        candidates.sort_by(|a, b| {
-            let ranks = a.reason.rank().partial_cmp(&b.reason.rank());
-            ranks.unwrap_or(std::cmp::Ordering::Equal)
-        });
-        Ok(candidates)
-    }
-
-    /// The same for a scan, by name.
-    ///
-    /// # Errors
-    /// [`RegistryError::Store`].
-    pub fn known(&self, probe: &scan::Probe<'_>) -> Result<Vec<scan::Candidate>> {
-        let revision = probe.source.commit.clone().unwrap_or_default();
-        let entry = Entry::of(&probe.source.name, &revision, probe);
-        let found = self.candidates(&entry, probe.sketch.zip(probe.base), NAMED)?;
-        Ok(found
-            .into_iter()
-            .map(|candidate| scan::Candidate {
-                name: candidate.entry.who(),
-                likeness: match candidate.reason {
-                    Reason::Alike(likeness) => Some(likeness),
-                    _ => None,
-                },
-            })
-            .collect())
-    }
-
-    /// Models with equal digests.
-    fn same(&self, entry: &Entry) -> Result<BTreeMap<i64, Reason>> {
-        let mut reasons = BTreeMap::new();
-        for (column, value, reason) in [
-            ("model_hash", &entry.model_hash, Reason::SameModelHash),
-            ("named", &entry.named, Reason::SameWeights),
-            ("unnamed", &entry.unnamed, Reason::SameValues),
-        ] {
-            let Some(value) = value else { continue };
-            let sql = format!("SELECT id FROM models WHERE {column} = ?1");
-            let ids: Vec<i64> = self.with(|connection| {
-                let mut statement = connection.prepare_cached(&sql)?;
-                let ids = statement.query_map([value], |row| row.get(0))?;
-                Ok(ids.collect::<rusqlite::Result<_>>()?)
-            })?;
-            for id in ids {
-                reasons.entry(id).or_insert(reason);
-            }
-        }
-        Ok(reasons)
-    }
-
-    /// Models whose sketches are alike. Networks of the same layout are compared by their coarse sketches;
-    /// a model that shares no layout with `sketch`, weight by weight.
-    fn alike(&self, sketch: &Sketch, base: &Sketch) -> Result<BTreeMap<i64, Reason>> {
-        let (ours, bases) = (networks(sketch), networks(base));
-        let mut tallies: BTreeMap<i64, Tally> = BTreeMap::new();
-        for (network, weights) in &ours {
-            let layout = layout(weights);
-            let Some(under) = bases
-                .get(network)
-                .filter(|under| self::layout(under) == layout)
-            else {
-                continue;
-            };
-            self.tally(
-                network,
-                &layout,
-                &coarse(weights),
-                &coarse(under),
-                &mut tallies,
-            )?;
-        }
-        let others = self.with(|connection| {
-            let mut statement = connection.prepare("SELECT id FROM models WHERE role = 'model'")?;
-            let ids = statement.query_map((), |row| row.get::<_, i64>(0))?;
-            Ok(ids.collect::<rusqlite::Result<Vec<_>>>()?)
-        })?;
-        let mut reasons = BTreeMap::new();
-        for id in others {
-            let likeness = if let Some(tally) = tallies.get(&id) {
-                tally.likeness()
-            } else {
-                self.with(|connection| rows::sketch(connection, id))?
-                    .likeness(sketch, base)
-            };
-            if let Some(likeness) = likeness.filter(Likeness::is_near) {
-                reasons.insert(id, Reason::Alike(likeness));
-            }
-        }
-        Ok(reasons)
-    }
-
-    /// Adds what one network says of every model that has it in this layout.
-    fn tally(
-        &self,
-        network: &str,
-        layout: &Layout,
-        ours: &Coarse,
-        base: &Coarse,
-        tallies: &mut BTreeMap<i64, Tally>,
-    ) -> Result<()> {
-        let elements: Vec<u64> = layout
-            .weights
-            .iter()
-            .map(|(_, elements)| *elements)
-            .collect();
+    /// [`StoreError::Corrupt`] with the first thing that is not as it was written.
+    pub fn check(&self) -> Result<usize> {
         self.with(|connection| {
-            let sql = "SELECT model, coarse, squares FROM networks WHERE network = ?1 AND layout = \
-                       (SELECT id FROM layouts WHERE digest = ?2)";
-            let mut statement = connection.prepare_cached(sql)?;
-            let mut found = statement.query(params![network, layout.digest()])?;
-            while let Some(row) = found.next()? {
-                let tally = tallies.entry(row.get(0)?).or_default();
-                let [sums, squares] = [rows::bytes(row, 1)?, rows::bytes(row, 2)?];
-                tally.add(ours, base, &elements, sums, squares);
+            let sql = "PRAGMA integrity_check(1)";
+            let verdict: String = connection.query_row(sql, (), |row| row.get(0))?;
+            if verdict != "ok" {
+                return Err(Failure::Damaged(verdict));
             }
-            Ok(())
+            let models = rows::models(connection)?;
+            let mut layouts = Layouts::new(connection);
+            for model in &models {
+                sketches::whole(connection, model, &mut layouts)?;
+            }
+            let known: i64 = models.iter().map(|model| model.networks).sum();
+            let sql = "SELECT count(*) FROM networks NOT INDEXED";
+            let found: i64 = connection.query_row(sql, (), |row| row.get(0))?;
+            if found != known {
+                let message = format!("it has {found} sketches, of which models know {known}");
+                return Err(Failure::Damaged(message));
+            }
+            Ok(models.len())
         })
     }
 
@@ -397,44 +228,42 @@ impl Registry {
             transaction.commit()?;
             Ok(value)
         };
-        inside().map_err(|failure: rows::Failure| failure.at(&self.path))
+        inside().map_err(|failure: Failure| failure.at(&self.path))
     }
 
-    /// Runs a query; errors name the file.
+    /// Runs queries that all see the same state; errors name the file.
     fn with<T>(&self, run: impl FnOnce(&Connection) -> rows::Result<T>) -> Result<T> {
-        run(&self.connection).map_err(|failure| failure.at(&self.path))
+        let inside = || {
+            let transaction = self.connection.unchecked_transaction()?;
+            let value = run(&transaction)?;
+            transaction.commit()?;
+            Ok(value)
+        };
+        inside().map_err(|failure: Failure| failure.at(&self.path))
     }
+}
+
+fn cut(path: &Path) -> RegistryError {
+    let message = "it is empty, or was cut off".into();
+    let path = path.to_owned();
+    StoreError::Corrupt { path, message }.into()
 }
 
 /// Adds a model, or what was not known about it; whether it is new.
 fn add(transaction: &Transaction<'_>, entry: &Entry, sketch: &Sketch) -> rows::Result<bool> {
-    let sql = format!(
-        "SELECT id, {} FROM models WHERE name = ?1 AND revision = ?2",
-        rows::COLUMNS
-    );
-    let known = transaction
-        .query_row(&sql, params![entry.name, entry.revision], |row| {
-            Ok((row.get::<_, i64>(0)?, rows::entry(row, 1)?))
-        })
-        .optional()?;
-    if let Some((id, known)) = known {
-        let merged = known.merged(entry)?;
-        if merged != known {
-            rows::update(transaction, id, &merged)?;
+    if let Some(known) = rows::find(transaction, &entry.name, &entry.revision)? {
+        let merged = known.entry.merged(entry)?;
+        if merged != known.entry {
+            rows::update(transaction, &known, &merged)?;
         }
         return Ok(false);
     }
-    let id = rows::insert(transaction, entry)?;
-    for (network, weights) in networks(sketch) {
-        let layout = rows::layout_id(transaction, &layout(&weights))?;
-        rows::insert_network(
-            transaction,
-            id,
-            network,
-            layout,
-            &coarse(&weights),
-            &weights,
-        )?;
+    let networks = networks(sketch);
+    let id = rows::insert(transaction, entry, networks.len() as i64)?;
+    for (network, weights) in networks {
+        let layout = sketches::layout_id(transaction, &layout(&weights))?;
+        let folded = coarse(&weights);
+        sketches::insert(transaction, id, network, layout, &folded, &weights)?;
     }
     Ok(true)
 }

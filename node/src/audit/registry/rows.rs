@@ -1,12 +1,12 @@
-//! Rows of the registry.
+//! Models in the registry's file: written with checksums, and never believed without.
 
 use std::path::Path;
 
-use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, Type, ValueRef};
+use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ValueRef};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
-use super::{Coarse, Entry, Layout, Origin, RegistryError, Role, Sketch, WeightSketch};
-use crate::audit::compare::sketch::LANES;
+use super::checksum::checksum;
+use super::{Entry, Origin, RegistryError, Role};
 use crate::store::StoreError;
 
 /// An error that may still lack the name of the file.
@@ -14,6 +14,8 @@ use crate::store::StoreError;
 pub(super) enum Failure {
     Sql(rusqlite::Error),
     Registry(RegistryError),
+    /// A row is not what was written.
+    Damaged(String),
 }
 
 pub(super) type Result<T> = std::result::Result<T, Failure>;
@@ -23,6 +25,11 @@ impl Failure {
         match self {
             Self::Sql(error) => StoreError::sql(path, &error).into(),
             Self::Registry(error) => error,
+            Self::Damaged(message) => StoreError::Corrupt {
+                path: path.to_owned(),
+                message,
+            }
+            .into(),
         }
     }
 }
@@ -39,8 +46,14 @@ impl From<RegistryError> for Failure {
     }
 }
 
-/// The columns that [`entry`] reads.
-pub(super) const COLUMNS: &str = "name, revision, role, origin, hotkey, block, committed_at, model_hash, named, unnamed, added_at";
+/// What could not be put into a row, or got out of one.
+pub(super) fn unwritable(error: serde_json::Error) -> Failure {
+    Failure::Sql(rusqlite::Error::ToSqlConversionFailure(error.into()))
+}
+
+/// The columns that [`stored`] reads.
+const COLUMNS: &str = "name, revision, role, origin, hotkey, block, committed_at, model_hash, named, unnamed, \
+                       added_at, id, networks, checksum";
 
 impl FromSql for Role {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
@@ -76,21 +89,69 @@ fn origin(origin: Origin) -> &'static str {
     }
 }
 
-/// Reads [`COLUMNS`], which begin at column `first`.
-pub(super) fn entry(row: &Row<'_>, first: usize) -> rusqlite::Result<Entry> {
-    Ok(Entry {
-        name: row.get(first)?,
-        revision: row.get(first + 1)?,
-        role: row.get(first + 2)?,
-        origin: row.get(first + 3)?,
-        hotkey: row.get(first + 4)?,
-        block: block(row, first + 5)?,
-        committed_at: row.get(first + 6)?,
-        model_hash: row.get(first + 7)?,
-        named: row.get(first + 8)?,
-        unnamed: row.get(first + 9)?,
-        added_at: row.get(first + 10)?,
-    })
+/// A model as it is stored.
+#[derive(Debug)]
+pub(super) struct Stored {
+    pub(super) id: i64,
+    pub(super) entry: Entry,
+    /// Networks that it has.
+    pub(super) networks: i64,
+    checksum: i64,
+}
+
+impl Stored {
+    fn new(id: i64, entry: &Entry, networks: i64) -> Result<Self> {
+        let Entry {
+            name,
+            revision,
+            hotkey,
+            block,
+            committed_at,
+            model_hash,
+            named,
+            unnamed,
+            added_at,
+            ..
+        } = entry;
+        // Part of the file's form: fields are added behind these, in a later schema.
+        let fields = (
+            (id, networks, role(entry.role), origin(entry.origin)),
+            (name, revision, hotkey, block, committed_at),
+            (model_hash, named, unnamed, added_at),
+        );
+        let bytes = serde_json::to_vec(&fields).map_err(unwritable)?;
+        Ok(Self {
+            id,
+            entry: entry.clone(),
+            networks,
+            checksum: checksum([&bytes]),
+        })
+    }
+}
+
+/// Reads [`COLUMNS`].
+fn stored(row: &Row<'_>) -> Result<Stored> {
+    let entry = Entry {
+        name: row.get(0)?,
+        revision: row.get(1)?,
+        role: row.get(2)?,
+        origin: row.get(3)?,
+        hotkey: row.get(4)?,
+        block: block(row, 5)?,
+        committed_at: row.get(6)?,
+        model_hash: row.get(7)?,
+        named: row.get(8)?,
+        unnamed: row.get(9)?,
+        added_at: row.get(10)?,
+    };
+    let stored = Stored::new(row.get(11)?, &entry, row.get(12)?)?;
+    if stored.checksum == row.get::<_, i64>(13)? {
+        return Ok(stored);
+    }
+    let name = entry.name.escape_debug();
+    Err(Failure::Damaged(format!(
+        "what it says about {name} was changed"
+    )))
 }
 
 /// A block number; the database knows signed numbers only.
@@ -104,9 +165,74 @@ fn block(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<u64>> {
         .transpose()
 }
 
-pub(super) fn insert(transaction: &Transaction<'_>, entry: &Entry) -> Result<i64> {
+/// All models, by block (those without one last), then name and revision. Reads the table itself and no index: who is
+/// missing in one is missed.
+pub(super) fn models(connection: &Connection) -> Result<Vec<Stored>> {
     let sql = format!(
-        "INSERT INTO models ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)"
+        "SELECT {COLUMNS} FROM models NOT INDEXED ORDER BY block IS NULL, block, name, revision"
+    );
+    let mut statement = connection.prepare_cached(&sql)?;
+    let mut found = statement.query(())?;
+    let mut models = Vec::new();
+    while let Some(row) = found.next()? {
+        models.push(stored(row)?);
+    }
+    let sum = models
+        .iter()
+        .fold(0_i64, |sum, stored| sum.wrapping_add(stored.checksum));
+    let expected = roster(connection)?;
+    if (models.len() as i64, sum) == expected {
+        return Ok(models);
+    }
+    let message = format!(
+        "its list was changed; {} of {} models are there",
+        models.len(),
+        expected.0
+    );
+    Err(Failure::Damaged(message))
+}
+
+/// How many models there are, and the sum of their checksums.
+fn roster(connection: &Connection) -> Result<(i64, i64)> {
+    let sql = "SELECT models, checksum FROM roster";
+    let found = connection
+        .query_row(sql, (), |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    found.ok_or_else(|| Failure::Damaged("the number of its models is gone".into()))
+}
+
+/// Enters one model less, one more, or one for another.
+fn enrol(
+    transaction: &Transaction<'_>,
+    gone: Option<&Stored>,
+    come: Option<&Stored>,
+) -> Result<()> {
+    let (models, sum) = roster(transaction)?;
+    let checksum = |stored: Option<&Stored>| stored.map_or(0, |stored| stored.checksum);
+    let sum = sum
+        .wrapping_sub(checksum(gone))
+        .wrapping_add(checksum(come));
+    let models = models + i64::from(come.is_some()) - i64::from(gone.is_some());
+    let sql = "UPDATE roster SET models = ?1, checksum = ?2";
+    transaction.execute(sql, params![models, sum])?;
+    Ok(())
+}
+
+/// The model of this name and revision.
+pub(super) fn find(connection: &Connection, name: &str, revision: &str) -> Result<Option<Stored>> {
+    let sql = format!("SELECT {COLUMNS} FROM models WHERE name = ?1 AND revision = ?2");
+    let mut statement = connection.prepare_cached(&sql)?;
+    let mut found = statement.query(params![name, revision])?;
+    found.next()?.map(stored).transpose()
+}
+
+/// Adds a model that has so many networks. Returns its id.
+pub(super) fn insert(transaction: &Transaction<'_>, entry: &Entry, networks: i64) -> Result<i64> {
+    let id = "SELECT coalesce(max(id), 0) + 1 FROM models";
+    let id = transaction.query_row(id, (), |row| row.get(0))?;
+    let stored = Stored::new(id, entry, networks)?;
+    let sql = format!(
+        "INSERT INTO models ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)"
     );
     transaction.execute(
         &sql,
@@ -122,19 +248,24 @@ pub(super) fn insert(transaction: &Transaction<'_>, entry: &Entry) -> Result<i64
             entry.named,
             entry.unnamed,
             entry.added_at,
+            stored.id,
+            stored.networks,
+            stored.checksum,
         ],
     )?;
-    Ok(transaction.last_insert_rowid())
+    enrol(transaction, None, Some(&stored))?;
+    Ok(id)
 }
 
 /// Writes what may change about a model.
-pub(super) fn update(transaction: &Transaction<'_>, id: i64, entry: &Entry) -> Result<()> {
+pub(super) fn update(transaction: &Transaction<'_>, known: &Stored, entry: &Entry) -> Result<()> {
+    let stored = Stored::new(known.id, entry, known.networks)?;
     let sql = "UPDATE models SET origin = ?2, hotkey = ?3, block = ?4, committed_at = ?5, model_hash = ?6, \
-               named = ?7, unnamed = ?8 WHERE id = ?1";
+               named = ?7, unnamed = ?8, checksum = ?9 WHERE id = ?1";
     transaction.execute(
         sql,
         params![
-            id,
+            stored.id,
             origin(entry.origin),
             entry.hotkey,
             entry.block.and_then(|block| i64::try_from(block).ok()),
@@ -142,103 +273,24 @@ pub(super) fn update(transaction: &Transaction<'_>, id: i64, entry: &Entry) -> R
             entry.model_hash,
             entry.named,
             entry.unnamed,
+            stored.checksum,
         ],
     )?;
-    Ok(())
+    enrol(transaction, Some(known), Some(&stored))
 }
 
-/// The row of a layout, which is made where there is none.
-pub(super) fn layout_id(transaction: &Transaction<'_>, layout: &Layout) -> Result<i64> {
-    let digest = layout.digest();
-    let known = transaction
-        .query_row(
-            "SELECT id FROM layouts WHERE digest = ?1",
-            [&digest],
-            |row| row.get(0),
-        )
-        .optional()?;
-    if let Some(id) = known {
-        return Ok(id);
+/// Takes a model out, with its networks.
+pub(super) fn remove(transaction: &Transaction<'_>, known: &Stored) -> Result<()> {
+    transaction.execute("DELETE FROM models WHERE id = ?1", [known.id])?;
+    enrol(transaction, Some(known), None)
+}
+
+/// Refuses a model of which not all networks are there.
+pub(super) fn is_complete(model: &Stored, found: i64) -> Result<()> {
+    if model.networks == found {
+        return Ok(());
     }
-    let weights = serde_json::to_string(&layout.weights)
-        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
-    let sql = "INSERT INTO layouts (digest, weights) VALUES (?1, ?2)";
-    transaction.execute(sql, params![digest, weights])?;
-    Ok(transaction.last_insert_rowid())
-}
-
-pub(super) fn insert_network(
-    transaction: &Transaction<'_>,
-    model: i64,
-    network: &str,
-    layout: i64,
-    coarse: &Coarse,
-    weights: &[(&str, &WeightSketch)],
-) -> Result<()> {
-    let folded: Vec<u8> = coarse.sums.iter().flat_map(|x| x.to_le_bytes()).collect();
-    let squares: Vec<u8> = coarse
-        .squares
-        .iter()
-        .flat_map(|x| x.to_le_bytes())
-        .collect();
-    let sums: Vec<u8> = weights
-        .iter()
-        .flat_map(|(_, weight)| weight.sums)
-        .flat_map(f64::to_le_bytes)
-        .collect();
-    let sql = "INSERT INTO networks (model, network, layout, coarse, squares, sums) \
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-    transaction.execute(sql, params![model, network, layout, folded, squares, sums])?;
-    Ok(())
-}
-
-/// The whole sketch of a model.
-pub(super) fn sketch(connection: &Connection, model: i64) -> Result<Sketch> {
-    let sql = "SELECT network, weights, squares, sums FROM networks JOIN layouts ON layouts.id = layout \
-               WHERE model = ?1";
-    let mut statement = connection.prepare_cached(sql)?;
-    let mut found = statement.query([model])?;
-    let mut sketch = Sketch::default();
-    while let Some(row) = found.next()? {
-        let network: String = row.get(0)?;
-        let weights: String = row.get(1)?;
-        let weights: Vec<(String, u64)> = serde_json::from_str(&weights).map_err(|error| {
-            rusqlite::Error::FromSqlConversionFailure(1, Type::Text, error.into())
-        })?;
-        let [squares, sums] = [numbers(row, 2)?, numbers(row, 3)?];
-        if squares.len() != weights.len() || sums.len() != LANES * weights.len() {
-            let message = format!(
-                "{} squares and {} sums for {} weights",
-                squares.len(),
-                sums.len(),
-                weights.len()
-            );
-            return Err(
-                rusqlite::Error::FromSqlConversionFailure(3, Type::Blob, message.into()).into(),
-            );
-        }
-        let (sums, _) = sums.as_chunks::<LANES>();
-        for (((name, elements), squares), sums) in weights.into_iter().zip(squares).zip(sums) {
-            let weight = WeightSketch {
-                elements,
-                squares,
-                sums: *sums,
-            };
-            sketch.weights.insert(format!("{network}/{name}"), weight);
-        }
-    }
-    Ok(sketch)
-}
-
-/// Bytes of a column.
-pub(super) fn bytes<'a>(row: &'a Row<'_>, column: usize) -> rusqlite::Result<&'a [u8]> {
-    row.get_ref(column)?.as_blob().map_err(|error| {
-        rusqlite::Error::FromSqlConversionFailure(column, Type::Blob, error.into())
-    })
-}
-
-/// Numbers of a column.
-fn numbers(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<f64>> {
-    let (numbers, _) = bytes(row, column)?.as_chunks::<8>();
-    Ok(numbers.iter().copied().map(f64::from_le_bytes).collect())
+    let name = model.entry.name.escape_debug();
+    let message = format!("{found} of {} sketches of {name} are there", model.networks);
+    Err(Failure::Damaged(message))
 }

@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+mod damage;
+
 use std::fs;
 use std::io::Cursor;
 use std::path::Path;
@@ -223,6 +225,13 @@ fn values_that_cannot_be_are_refused() {
             },
         ),
         (
+            "committed_at",
+            Entry {
+                committed_at: Some("yesterday".into()),
+                ..entry("a")
+            },
+        ),
+        (
             "unnamed",
             Entry {
                 unnamed: Some("A".repeat(64)),
@@ -340,7 +349,7 @@ fn other_files_are_refused_and_left_alone() {
         .execute_batch("CREATE TABLE jobs (x); PRAGMA user_version = 1;")
         .unwrap();
     let error = Registry::open(&path).unwrap_err().to_string();
-    assert!(error.contains("not a registry"), "{error}");
+    assert!(error.contains("belongs to another program"), "{error}");
 }
 
 #[test]

@@ -1,52 +1,18 @@
 //! A report as one page that needs nothing else: no script, no font, no address.
 
-use std::fmt::Write as _;
-
 use super::picture::Grid;
-use super::words::{count, sentences, size};
+use super::words::{sentences, size};
 use super::{Basis, Body, LIMITS, Measured, Pair, Report, Repository, Source};
 use crate::audit::compare::TensorComparison;
 use crate::audit::finding::Finding;
 use crate::audit::preflight::Preflight;
+use crate::report::html::{self, Images, escaped, put};
+use crate::report::words::count;
 
-const STYLE: &str = include_str!("report.css");
 /// Most rows of a table; the JSON form has all.
 const ROWS: usize = 500;
 /// Most pairs that get a section with pictures; the rest is in the table.
 const PICTURED: usize = 50;
-
-/// Writing into a text cannot fail.
-macro_rules! put {
-    ($text:expr, $($words:tt)*) => { { let _ = writeln!($text, $($words)*); } };
-}
-
-/// Text as HTML: names and messages come from repositories that may be hostile.
-pub(super) fn escaped(text: &str) -> Escaped<'_> {
-    Escaped(text)
-}
-
-/// See [`escaped`].
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Escaped<'a>(&'a str);
-
-impl std::fmt::Display for Escaped<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for c in self.0.chars() {
-            match c {
-                '<' => f.write_str("&lt;")?,
-                '>' => f.write_str("&gt;")?,
-                '&' => f.write_str("&amp;")?,
-                '"' => f.write_str("&quot;")?,
-                '\'' => f.write_str("&#39;")?,
-                // Directions of writing could make one name look like another.
-                '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => f.write_str("\u{fffd}")?,
-                c if c.is_control() && c != '\n' => f.write_str("\u{fffd}")?,
-                c => write!(f, "{c}")?,
-            }
-        }
-        Ok(())
-    }
-}
 
 pub(super) fn render(report: &Report) -> String {
     let title = match &report.body {
@@ -55,14 +21,7 @@ pub(super) fn render(report: &Report) -> String {
         Body::Scan(scan) => format!("Audit of {}", count(scan.repositories.len(), "repository")),
         Body::Preflight(page) => format!("Preflight of {}", page.repository.source),
     };
-    let title = escaped(&title);
-    let mut page = format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
-         <title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{title}</h1>\n"
-    );
+    let mut page = html::open(&title, Images::None, "");
     put!(
         page,
         "<p class=\"outcome {}\">{}</p>",
@@ -110,12 +69,11 @@ pub(super) fn render(report: &Report) -> String {
     for limit in LIMITS {
         put!(page, "<li>{}</li>", escaped(limit));
     }
-    put!(
-        page,
-        "</ul>\n</section>\n<footer>{} {}. Every rule has a page in docs/rules of the sources; the JSON form of this \
-         report has all figures.</footer>\n</main>\n</body>\n</html>",
-        report.tool.name,
-        report.tool.version
+    put!(page, "</ul>\n</section>");
+    html::close(
+        &mut page,
+        &report.tool,
+        "Every rule has a page in docs/rules of the sources; the JSON form of this report has all figures.",
     );
     page
 }

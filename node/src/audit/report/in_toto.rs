@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use super::{Basis, Body, File, Report};
 use crate::audit::finding::Rule;
 use crate::audit::model_hash::hex;
+use crate::report::json::pretty;
 
 const STATEMENT: &str = "https://in-toto.io/Statement/v1";
 const PREDICATE: &str = "https://model_signing/signature/v1.0";
@@ -92,7 +93,7 @@ pub(super) fn render(report: &Report) -> Result<String> {
             },
         },
     });
-    super::json(&statement)
+    pretty(&statement)
 }
 
 /// The bytes of hexadecimal text.

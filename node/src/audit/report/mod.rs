@@ -31,13 +31,17 @@ use super::compare::{Comparison, Evidence, TensorComparison, Thresholds, Verdict
 use super::finding::{Finding, Rule, Severity};
 use super::identity::{FileDigest, ModelDigest, TensorDigest};
 use super::preflight::Preflight;
+use crate::report::json::pretty;
+
+pub use crate::report::Tool;
 
 /// Version of the JSON forms. A new field does not change it, anything else does.
 pub const VERSION: u32 = 1;
 
 /// What no report of this kind proves; part of the forms for people.
 pub const LIMITS: [&str; 4] = [
-    "Who was first is not in the weights. The order in time comes from the chain and from the Hub.",
+    "Who was first is not in the weights. The order in time comes from the chain and from the Hub. The block of a \
+     commitment is the chain's; the date of a commit is git's, and whoever pushes can set it.",
     "A verdict says what weights are consistent with. Its limits have not been measured on trained models yet: \
      it is a reason to look, not to accuse.",
     "That nothing was found does not prove that there is nothing: docs/audit.md lists what the comparison \
@@ -105,15 +109,6 @@ impl fmt::Display for Outcome {
             Self::Incomplete => "incomplete",
         })
     }
-}
-
-/// The program that made a report.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Tool {
-    /// Its name.
-    pub name: &'static str,
-    /// Its version.
-    pub version: &'static str,
 }
 
 /// A report.
@@ -366,10 +361,7 @@ impl Report {
     pub fn new(body: Body, fail_on: Severity) -> Self {
         let mut report = Self {
             version: VERSION,
-            tool: Tool {
-                name: "leoma-node",
-                version: env!("CARGO_PKG_VERSION"),
-            },
+            tool: Tool::THIS,
             outcome: Outcome::Clean,
             fail_on,
             docs_url: None,
@@ -440,18 +432,11 @@ impl Report {
     pub fn render(&self, form: Form) -> Result<String> {
         Ok(match form {
             Form::Text => text::render(self),
-            Form::Json => json(self)?,
+            Form::Json => pretty(self)?,
             Form::Jsonl => jsonl::render(self)?,
             Form::Sarif => sarif::render(self),
             Form::Html => html::render(self),
             Form::InToto => in_toto::render(self)?,
         })
     }
-}
-
-/// Indented JSON with a line end.
-fn json<T: Serialize>(value: &T) -> Result<String> {
-    serde_json::to_string_pretty(value)
-        .map(|text| text + "\n")
-        .map_err(|error| leoma_models::Error::local(format!("cannot write JSON: {error}")))
 }

@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use super::html::escaped;
 use crate::audit::compare::TensorComparison;
 use crate::audit::compare::layers::Layers;
+use crate::report::html::escaped;
 
 /// Width that a picture may take, and sides of its fields, in its own units.
 const WIDTH: usize = 900;

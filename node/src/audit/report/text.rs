@@ -2,10 +2,11 @@
 
 use std::fmt::Write as _;
 
-use super::words::{count, sentences, size};
+use super::words::{sentences, size};
 use super::{Basis, Body, LIMITS, Outcome, Pair, Report, Repository, Scan, Source};
 use crate::audit::finding::Finding;
 use crate::audit::preflight;
+use crate::report::words::{count, plain};
 
 /// Most findings of one rule that are listed for a repository; the rest is counted.
 const LISTED: usize = 20;
@@ -25,7 +26,9 @@ pub(super) fn render(report: &Report) -> String {
         Body::Preflight(page) => return preflight::render(page),
     }
     line!(text, "{}", conclusion(report));
-    if !report.pairs().is_empty() {
+    let mut findings = report.findings();
+    let is_accusing = findings.any(|(_, finding)| finding.rule.id().starts_with("CP"));
+    if !report.pairs().is_empty() || is_accusing {
         line!(text, "\nWhat this does not prove:");
         for limit in LIMITS {
             line!(text, "- {limit}");
@@ -127,15 +130,6 @@ fn hash(text: &mut String, repository: &Repository) {
     line!(text, "");
     problems(text, repository);
     findings(text, &repository.findings);
-}
-
-/// Names come from repositories: what a terminal would act on is escaped.
-fn plain(name: &str) -> String {
-    if name.chars().any(char::is_control) {
-        name.escape_debug().to_string()
-    } else {
-        name.to_owned()
-    }
 }
 
 fn problems(text: &mut String, repository: &Repository) {

@@ -1,24 +1,11 @@
 //! Figures in words, for the forms that people read.
 
 use super::Measured;
+use crate::report::words::count;
 
 /// A number of bytes for people.
 pub(in crate::audit) fn size(bytes: u64) -> String {
     indicatif::DecimalBytes(bytes).to_string()
-}
-
-/// A number and its noun.
-pub(super) fn count(number: usize, noun: &str) -> String {
-    let plural = match noun {
-        "repository" => "repositories",
-        "match" => "matches",
-        _ => "",
-    };
-    match (number, plural) {
-        (1, _) => format!("1 {noun}"),
-        (_, "") => format!("{number} {noun}s"),
-        (_, plural) => format!("{number} {plural}"),
-    }
 }
 
 /// The figures that a verdict rests on, as plain sentences.

@@ -127,7 +127,7 @@ impl<'a> Examiner<'a> {
 
     /// Reads what is not known of a repository; and whether all of it could be read.
     fn read(&mut self, tree: &Tree, keys: &[Option<FileKey>]) -> Result<(Entry, bool)> {
-        let names = Names::open(&tree.root);
+        let names = Names::of(tree);
         let file_keys: Vec<Option<String>> = tree
             .files
             .iter()
@@ -217,15 +217,6 @@ impl<'a> Examiner<'a> {
                 identity.problems.first().map_or("", String::as_str)
             );
             not_compared(message);
-        }
-        // A reader of weights would follow such a link.
-        let leads_out = tree
-            .findings
-            .iter()
-            .any(|finding| matches!(finding.rule, Rule::LinkOutside | Rule::NotRegular));
-        if leads_out {
-            not_compared("not compared: links lead out of it".into());
-            return Ok(None);
         }
         if !self.sketches {
             return Ok(None);

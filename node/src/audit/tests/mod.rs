@@ -4,6 +4,7 @@
 mod compare;
 mod content;
 mod identity;
+mod links;
 
 use std::fs;
 use std::path::Path;

@@ -9,12 +9,14 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
-use super::source::fetched;
+use super::source::{Named, closed, fetched, named};
 use crate::audit::compare::sketch::Sketch;
 use crate::audit::identity::{Options, identify};
-use crate::audit::registry::{Candidate, Entry, Origin, Registry, Role};
-use crate::cli::hub::Show;
+use crate::audit::registry::{Candidate, Entry, Origin, Registry, Role, utc};
+use crate::audit::scan::Place;
+use crate::cli::hub::{Show, commit_date, settings};
 use crate::cli::serve::default_data_dir;
+use crate::hub::{Commit, HubError};
 
 /// Where the registry is; shared by the commands that ask it.
 #[derive(Debug, Clone, Args)]
@@ -112,6 +114,11 @@ pub(in crate::cli) enum RegistryCommand {
         #[command(flatten)]
         registry: RegistryArg,
     },
+    /// Read all of the registry and say whether it is as it was written.
+    Check {
+        #[command(flatten)]
+        registry: RegistryArg,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -140,7 +147,7 @@ pub(in crate::cli) struct AddArgs {
     /// Block of the commitment on the chain.
     #[arg(long)]
     block: Option<u64>,
-    /// When the Hub received the commit (RFC 3339), where somebody wrote it down.
+    /// Date of the commit, in UTC, such as 2026-05-01T12:00:00Z; default for REPO@REV: what the Hub says.
     #[arg(long, value_name = "TIME")]
     committed_at: Option<String>,
     #[command(flatten)]
@@ -231,15 +238,26 @@ pub(super) fn run(command: &RegistryCommand) -> Result<ExitCode> {
                 imported.added, imported.known
             );
         }
+        RegistryCommand::Check { registry } => {
+            let Some(found) = registry.existing()? else {
+                let message = "there is none to check; `audit registry add` makes one";
+                return Err(crate::Error::caller("registry", message).into());
+            };
+            let text = format!("{} models, as they were written\n", found.check()?);
+            super::super::output(text.as_bytes())?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
 
 #[allow(clippy::print_stderr)]
 fn add(args: &AddArgs) -> Result<()> {
-    // What is wrong with the registry must not be found after reading a model.
+    // What is wrong with the registry, or with a time, must not be found after reading a model.
     let mut registry = args.registry.open()?;
-    let place = fetched(&args.source, Show::new(args.no_progress))?;
+    let given = args.committed_at.as_deref().map(time).transpose()?;
+    let show = Show::new(args.no_progress);
+    let place = fetched(&args.source, show)?;
+    closed(&place)?;
     let identity = identify(&place.path, &Options::default())?;
     if identity.is_incomplete() {
         let message = format!(
@@ -271,7 +289,10 @@ fn add(args: &AddArgs) -> Result<()> {
         origin: Origin::Local,
         hotkey: args.hotkey.clone(),
         block: args.block,
-        committed_at: args.committed_at.clone(),
+        committed_at: match given {
+            Some(given) => Some(given),
+            None => date(args, &place, show)?,
+        },
         model_hash: identity.model_hash.clone(),
         named: digest.map(|digest| digest.named.clone()),
         unnamed: digest.map(|digest| digest.unnamed.clone()),
@@ -289,6 +310,41 @@ fn add(args: &AddArgs) -> Result<()> {
         eprintln!("note: it has the weights of {}", candidate.entry.name);
     }
     Ok(())
+}
+
+/// A time as the registry keeps it.
+fn time(text: &str) -> Result<String> {
+    let message = || format!("{text:?} is no time in UTC; write it like 2026-05-01T12:00:00Z");
+    utc(text).ok_or_else(|| crate::Error::caller("committed-at", message()).into())
+}
+
+/// The date of the commit, by the Hub's word, where the model came from there. A registry can do without, and it can
+/// be added later.
+#[allow(clippy::print_stderr)]
+fn date(args: &AddArgs, place: &Place, show: Show) -> Result<Option<String>> {
+    let (Named::Hub(repo, _), Some(commit)) = (named(&args.source)?, &place.source.commit) else {
+        return Ok(None);
+    };
+    let commit: Commit = commit.parse()?;
+    let dated = commit_date(&settings()?, &repo, &commit, show).and_then(|date| time(&date));
+    match dated {
+        Ok(date) => Ok(Some(date)),
+        Err(error)
+            if matches!(
+                error.downcast_ref::<HubError>(),
+                Some(HubError::Interrupted)
+            ) =>
+        {
+            Err(error)
+        }
+        Err(error) => {
+            eprintln!(
+                "warning: registered without the date of its commit: {error:#}. Add it again later, or with \
+                 --committed-at"
+            );
+            Ok(None)
+        }
+    }
 }
 
 /// What a registered model equals or resembles.
@@ -341,6 +397,8 @@ fn list(registry: &RegistryArg, format: ListForm) -> Result<()> {
                 let block = entry
                     .block
                     .map_or_else(|| "-".to_owned(), |block| block.to_string());
+                // The day is enough to read; --format json has the time.
+                let date = entry.committed_at.as_deref().unwrap_or("-");
                 let hash = entry.model_hash.as_deref().unwrap_or("-");
                 let mut notes = String::new();
                 if entry.role == Role::Base {
@@ -353,7 +411,7 @@ fn list(registry: &RegistryArg, format: ListForm) -> Result<()> {
                 let at = if entry.revision.is_empty() { "" } else { "@" };
                 writeln!(
                     text,
-                    "{block:>9}  {hash:.16}  {name}{at}{}{notes}",
+                    "{block:>9}  {date:<10.10}  {hash:<16.16}  {name}{at}{}{notes}",
                     entry.revision
                 )?;
             }

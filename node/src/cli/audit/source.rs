@@ -8,7 +8,8 @@ use crate::audit::Rule;
 use crate::audit::report::Source;
 use crate::audit::scan::Place;
 use crate::audit::tree::Tree;
-use crate::cli::hub::{Show, download, repository, settings};
+use crate::cli::hub::{Show, download, settings};
+use crate::cli::local_model::repository;
 use crate::hub::{PullOptions, RepoId, Revision, Snapshot};
 
 /// What a name stands for.

@@ -22,8 +22,8 @@ use serde::Serialize;
 
 use super::config::settings_of;
 use super::generate::Format;
-use super::hub::cached_model;
 use super::layers::{Failure, Resolved};
+use super::local_model::cached_model;
 use super::serve::default_data_dir;
 use crate::cuda::{Problem, Survey};
 

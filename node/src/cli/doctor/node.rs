@@ -3,8 +3,8 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use super::super::hub::repository;
 use super::super::layers::nearest;
+use super::super::local_model::repository;
 use super::super::{definition, layers};
 use super::{Finding, Role, Subject, human};
 use crate::media::{Fps, video::Mp4Options, video::Mp4Writer};

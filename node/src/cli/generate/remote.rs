@@ -175,7 +175,7 @@ fn request(args: &GenerateArgs) -> Result<Value, Error> {
     );
     set("crf", args.crf.map(Value::from));
     if args.origins.chosen("preset") {
-        set("preset", Some(args.preset.name().into()));
+        set("preset", args.preset.map(|preset| preset.name().into()));
     }
     Ok(Value::Object(fields))
 }

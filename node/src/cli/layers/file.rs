@@ -313,14 +313,16 @@ fn below(root: &Command, table: &[String]) -> Vec<Vec<String>> {
     if names.is_empty() {
         return vec![table.to_vec()];
     }
-    names
-        .into_iter()
-        .flat_map(|name| {
-            let mut path = table.to_vec();
-            path.push(name);
-            below(root, &path)
-        })
-        .collect()
+    // One that can also be called by itself has settings of its own.
+    let own = find(root, table)
+        .filter(|command| !table.is_empty() && !command.is_subcommand_required_set());
+    let own = own.map(|_| table.to_vec());
+    let below = names.into_iter().flat_map(|name| {
+        let mut path = table.to_vec();
+        path.push(name);
+        below(root, &path)
+    });
+    own.into_iter().chain(below).collect()
 }
 
 fn subcommands(root: &Command, path: &[String]) -> BTreeSet<String> {

@@ -1,16 +1,15 @@
 //! `POST /v1/videos`: one job, or a batch.
 
 use axum::Json;
-use axum::body::Body;
-use axum::extract::{FromRequest, Multipart, Request, State};
-use axum::http::{HeaderMap, header};
+use axum::extract::{Request, State};
+use axum::http::HeaderMap;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::super::fields::{self, Parsed, Picture};
+use super::super::fields::{self, FileSource, Parsed};
+use super::super::form::Form;
 use super::super::openapi::ErrorBody;
 use super::super::{ApiError, App, body};
 use super::object::{Video, VideoList};
@@ -23,23 +22,26 @@ use crate::store::{Idempotency, NewJob};
 const MAX_BATCH: usize = 32;
 /// Characters of an idempotency key.
 const MAX_KEY: usize = 255;
-/// Multipart fields that are text even when they look like something else.
-const TEXT_FIELDS: [&str; 14] = [
-    "prompt",
-    "negative_prompt",
-    "image",
-    "image_b64",
-    "first_image_b64",
-    "model",
-    "size",
-    "resolution",
-    "seconds",
-    "scheduler",
-    "noise_source",
-    "preset",
-    "priority",
-    "user",
-];
+/// How forms are read.
+const FORM: Form = Form {
+    texts: &[
+        "prompt",
+        "negative_prompt",
+        "image",
+        "image_b64",
+        "first_image_b64",
+        "model",
+        "size",
+        "resolution",
+        "seconds",
+        "scheduler",
+        "noise_source",
+        "preset",
+        "priority",
+        "user",
+    ],
+    lists: &["prompts", "images"],
+};
 
 /// Make a video
 ///
@@ -68,29 +70,10 @@ pub(super) async fn create(State(app): State<App>, request: Request) -> Result<R
         return Err(crate::engine::EngineError::ShuttingDown.into());
     }
     let key = idempotency_key(request.headers())?;
-    let content_type = request.headers().get(header::CONTENT_TYPE).cloned();
-    let read = body::read(request, app.budget()).await?;
-    let multipart = content_type
-        .as_ref()
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|value| {
-            value
-                .trim_start()
-                .to_ascii_lowercase()
-                .starts_with("multipart/form-data")
-        });
-    let map = if multipart {
-        let form = Request::builder()
-            .header(
-                header::CONTENT_TYPE,
-                content_type.unwrap_or(header::HeaderValue::from_static("")),
-            )
-            .body(Body::from(read.bytes.clone()))
-            .map_err(|error| ApiError::invalid("body", error))?;
-        from_multipart(form).await?
-    } else {
-        fields::object(&read.bytes)?
-    };
+    let content_type = request.headers().get(CONTENT_TYPE).cloned();
+    let mut read = body::read(request, app.budget()).await?;
+    let bytes = std::mem::take(&mut read.bytes);
+    let map = FORM.object(&app, content_type.as_ref(), bytes).await?;
     let batch = split(map)?;
     let is_batch = batch.is_batch;
     let made = make(&app, batch).await?;
@@ -255,75 +238,6 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     })
 }
 
-/// The form as the JSON object it stands for. Repeated `prompts` and `images` are lists; files are base64,
-/// as they would be in JSON.
-async fn from_multipart(request: Request) -> Result<Map<String, Value>, ApiError> {
-    let broken = |error: &dyn std::fmt::Display| {
-        ApiError::invalid(
-            "body",
-            format!("is no multipart form that can be read: {error}"),
-        )
-    };
-    // The size was judged when the body was read.
-    let request = {
-        let (parts, body) = request.into_parts();
-        let mut request = Request::from_parts(parts, body);
-        axum::extract::DefaultBodyLimit::disable().apply(&mut request);
-        request
-    };
-    let mut form = Multipart::from_request(request, &())
-        .await
-        .map_err(|error| broken(&error.body_text()))?;
-    let mut map = Map::new();
-    while let Some(field) = form
-        .next_field()
-        .await
-        .map_err(|error| broken(&error.body_text()))?
-    {
-        let Some(name) = field.name().map(str::to_owned) else {
-            continue;
-        };
-        let is_file = field.file_name().is_some();
-        let bytes = field
-            .bytes()
-            .await
-            .map_err(|error| broken(&error.body_text()))?;
-        let value = if is_file {
-            if bytes.is_empty() {
-                continue; // a form whose file was not chosen
-            }
-            Value::String(STANDARD.encode(&bytes))
-        } else {
-            let text = std::str::from_utf8(&bytes)
-                .map_err(|_| ApiError::invalid(&name, "is not UTF-8 text"))?;
-            if text.is_empty() {
-                continue; // a form whose field was left empty
-            }
-            let plain = name.trim_end_matches("[]");
-            if TEXT_FIELDS.contains(&plain) || matches!(plain, "prompts" | "images") {
-                Value::String(text.to_owned())
-            } else {
-                serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()))
-            }
-        };
-        match name.trim_end_matches("[]") {
-            list @ ("prompts" | "images") => {
-                let list = map.entry(list).or_insert_with(|| Value::Array(Vec::new()));
-                if let Value::Array(list) = list {
-                    list.push(value);
-                }
-            }
-            name if map.contains_key(name) => {
-                return Err(ApiError::invalid(name, "is given more than once"));
-            }
-            name => {
-                map.insert(name.to_owned(), value);
-            }
-        }
-    }
-    Ok(map)
-}
-
 impl App {
     /// Reads a request on a thread where that may take its time, and fetches its picture where it names one.
     pub(in super::super) async fn read_picture(
@@ -336,8 +250,8 @@ impl App {
         } = self.on_worker(parse).await?;
         request.image = match picture {
             None => None,
-            Some(Picture::Bytes(bytes)) => Some(bytes),
-            Some(Picture::Link { field, url }) => Some(self.fetch(field, &url).await?),
+            Some(FileSource::Bytes(bytes)) => Some(bytes),
+            Some(FileSource::Link { field, url }) => Some(self.fetch(field, &url).await?),
         };
         Ok((request.image.clone(), request))
     }

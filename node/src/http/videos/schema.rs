@@ -73,7 +73,7 @@ pub(super) struct CreateVideo {
     /// x264 quality, 0 (lossless) to 51.
     #[schema(maximum = 51)]
     crf: Option<u8>,
-    /// Family of defaults: `leoma`, `diffusers` or `official`.
+    /// Family of defaults: `leoma`, `diffusers`, `official` or `tiny`.
     preset: Option<String>,
     /// Seed of the noise.
     #[schema(minimum = 0, format = "uint64")]

@@ -12,7 +12,7 @@ use super::{Fps, VideoInfo};
 use crate::media::error::{MediaError, Result};
 
 /// Sets the library up once; it logs nothing by itself, since every failure is reported as an error.
-pub(super) fn initialise() -> Result<()> {
+pub(crate) fn initialise() -> Result<()> {
     static DONE: OnceLock<Result<(), String>> = OnceLock::new();
     let done = DONE.get_or_init(|| {
         ffmpeg::init().map_err(|e| e.to_string())?;

@@ -24,6 +24,8 @@ mod writer;
 mod yuv;
 
 #[cfg(feature = "ffmpeg")]
+pub(crate) use info::initialise;
+#[cfg(feature = "ffmpeg")]
 pub use info::read_video_info;
 #[cfg(feature = "ffmpeg")]
 pub use writer::Mp4Writer;
