@@ -60,6 +60,8 @@ mod rope;
 mod rope_halves;
 mod rows;
 mod sampler;
+#[cfg(test)]
+mod samples;
 pub mod sha256;
 mod simd;
 

@@ -4,6 +4,8 @@
 //! form, of a seed that was never seen.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +15,8 @@ use leoma_models::judge::Frame;
 use leoma_models::judge::embeddings::{ClipModel, Dinov2Model, cosine};
 use serde::Deserialize;
 use serde_json::{Value, json};
+
+use common::{relative_l2, values};
 
 /// Relative L2 from given pixels or ids.
 const LIMIT: f64 = 2e-5;
@@ -76,23 +80,6 @@ fn frames(pictures: &[(Vec<u8>, usize, usize)]) -> Vec<Frame<'_>> {
         .iter()
         .map(|(bytes, height, width)| Frame::new(bytes, *height, *width).unwrap())
         .collect()
-}
-
-fn values(x: &Tensor) -> Vec<f64> {
-    let flat = x.to_dtype(DType::F64).unwrap().flatten_all().unwrap();
-    flat.to_vec1().unwrap()
-}
-
-fn relative_l2(found: &Tensor, wanted: &Tensor) -> f64 {
-    assert_eq!(found.dims(), wanted.dims());
-    let (found, wanted) = (values(found), values(wanted));
-    let difference: f64 = found
-        .iter()
-        .zip(&wanted)
-        .map(|(a, b)| (a - b).powi(2))
-        .sum();
-    let size: f64 = wanted.iter().map(|x| x.powi(2)).sum();
-    (difference / size).sqrt()
 }
 
 fn largest_difference(found: &Tensor, wanted: &Tensor) -> f64 {

@@ -3,6 +3,8 @@
 //! The table of docs/numerics.md comes from `cargo test -p leoma-models --test fp8 -- --nocapture`.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod common;
+
 use candle_core::{DType, Device, Tensor};
 use leoma_models::Precision;
 use leoma_models::noise::NoiseSource;
@@ -12,6 +14,8 @@ use leoma_models::wan::WanTransformer3d;
 use leoma_models::wan::pipeline::{GenerateParams, Offload, Unobserved, WanPipeline};
 use leoma_models::wan::transformer::{ClipTimestep, RotaryTables, WanTransformerBlock};
 use leoma_models::weights::{Checkpoint, Component, ModelKind, VarBuilder};
+
+use common::{relative_l2, values};
 
 const KINDS: [ModelKind; 3] = [ModelKind::Ti2v5b, ModelKind::I2vA14b, ModelKind::T2vA14b];
 
@@ -31,24 +35,6 @@ fn builder(checkpoint: &Checkpoint, precision: Precision) -> VarBuilder {
 /// Values of about unit size without structure.
 fn noise(shape: &[usize], seed: u64) -> Tensor {
     NoiseSource::TorchCpu.sample(seed, shape).unwrap()
-}
-
-fn values(tensor: &Tensor) -> Vec<f64> {
-    let tensor = tensor.to_dtype(DType::F64).unwrap();
-    tensor.flatten_all().unwrap().to_vec1().unwrap()
-}
-
-/// Relative L2 distance.
-fn distance(found: &Tensor, wanted: &Tensor) -> f64 {
-    let (found, wanted) = (values(found), values(wanted));
-    assert_eq!(found.len(), wanted.len());
-    let error: f64 = found
-        .iter()
-        .zip(&wanted)
-        .map(|(f, w)| (f - w) * (f - w))
-        .sum();
-    let norm: f64 = wanted.iter().map(|w| w * w).sum();
-    (error / norm).sqrt()
 }
 
 /// What the first block adds to its input, `[L, d]`: the part that an error shows in.
@@ -151,7 +137,7 @@ fn fp8_is_lossy_by_as_much_as_its_mantissa_says() {
             let exact = measure(&checkpoint, Precision::F32);
             let narrow = measure(&checkpoint, Precision::Bf16);
             let eight = measure(&checkpoint, Precision::Fp8);
-            row.push((distance(&narrow, &exact), distance(&eight, &exact)));
+            row.push((relative_l2(&narrow, &exact), relative_l2(&eight, &exact)));
             if row.len() == 3 {
                 row.push((psnr(&narrow, &exact), psnr(&eight, &exact)));
             }

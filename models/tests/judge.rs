@@ -5,6 +5,8 @@
 //! form, of a seed that was never seen.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +14,8 @@ use candle_core::{DType, Device, Tensor};
 use leoma_models::Precision;
 use leoma_models::judge::{Frame, LocalJudge, Qwen3Vl, Sequence, SequenceBuilder, VisionFeatures};
 use serde::Deserialize;
+
+use common::{relative_l2, values};
 
 /// Relative L2 from given pixels, in f32.
 const LIMIT: f64 = 2e-5;
@@ -109,23 +113,6 @@ fn folder() -> PathBuf {
 
 fn open(precision: Precision) -> LocalJudge {
     LocalJudge::open(folder().join("model"), precision, &Device::Cpu).unwrap()
-}
-
-fn values(x: &Tensor) -> Vec<f64> {
-    let flat = x.to_dtype(DType::F64).unwrap().flatten_all().unwrap();
-    flat.to_vec1().unwrap()
-}
-
-fn relative_l2(found: &Tensor, wanted: &Tensor) -> f64 {
-    assert_eq!(found.dims(), wanted.dims());
-    let (found, wanted) = (values(found), values(wanted));
-    let apart: f64 = found
-        .iter()
-        .zip(&wanted)
-        .map(|(a, b)| (a - b).powi(2))
-        .sum();
-    let length: f64 = wanted.iter().map(|b| b * b).sum();
-    (apart / length).sqrt()
 }
 
 #[track_caller]

@@ -19,5 +19,6 @@ pub mod store;
 pub mod telemetry;
 pub mod time;
 pub mod tls;
+mod transport;
 
 pub use error::{Error, Result};

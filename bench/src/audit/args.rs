@@ -59,8 +59,8 @@ pub(crate) struct AuditArgs {
     /// Folder for the weights, best in memory; they are deleted afterwards.
     #[arg(long)]
     pub(crate) work_dir: Option<PathBuf>,
-    /// Folder of the JSON result.
-    #[arg(long, default_value = "bench/results")]
+    /// Folder of the JSON result, which gets a folder of its own for the kind of machine.
+    #[arg(long, default_value = "bench/results/audit")]
     pub(crate) out_dir: PathBuf,
     /// Names the kind of machine in the result [default: processor and threads].
     #[arg(long)]

@@ -43,7 +43,7 @@ pub(crate) fn run(args: &AuditArgs) -> Result<()> {
     let folder = args
         .out_dir
         .join(args.label.clone().unwrap_or_else(|| report.machine.label()));
-    let path = files::fresh(&folder, &format!("audit-{}", report.date), "json")?;
+    let path = files::fresh(&folder, &report.date, "json")?;
     files::write(&path, &(serde_json::to_string_pretty(&report)? + "\n"))?;
     write!(std::io::stdout(), "{}", report.markdown())?;
     run::note(&format!("wrote {}", path.display()));

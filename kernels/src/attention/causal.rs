@@ -191,17 +191,7 @@ pub fn causal_attention_reference(
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    fn values(shape: &[usize], seed: u32) -> Tensor {
-        let mut state = seed;
-        let values: Vec<f32> = (0..shape.iter().product())
-            .map(|_| {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                (state >> 8) as f32 / (1u32 << 23) as f32 - 1.0
-            })
-            .collect();
-        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
-    }
+    use crate::samples::samples;
 
     fn flat(x: &Tensor) -> Vec<f32> {
         x.flatten_all().unwrap().to_vec1().unwrap()
@@ -209,8 +199,8 @@ mod tests {
 
     #[test]
     fn portions_of_any_size_give_the_same() {
-        let q = values(&[7, 6, 5], 1);
-        let (k, v) = (values(&[9, 2, 5], 2), values(&[9, 2, 5], 3));
+        let q = samples(&[7, 6, 5], 1);
+        let (k, v) = (samples(&[9, 2, 5], 2), samples(&[9, 2, 5], 3));
         let whole = flat(&portions(usize::MAX, &q, &k, &v, 0.4).unwrap());
         for scores in [1, 54, 108, 200] {
             let parts = flat(&portions(scores, &q, &k, &v, 0.4).unwrap());
@@ -222,8 +212,8 @@ mod tests {
 
     #[test]
     fn one_query_is_the_last_of_several() {
-        let q = values(&[4, 6, 8], 4);
-        let (k, v) = (values(&[11, 3, 8], 5), values(&[11, 3, 8], 6));
+        let q = samples(&[4, 6, 8], 4);
+        let (k, v) = (samples(&[11, 3, 8], 5), samples(&[11, 3, 8], 6));
         let all = causal_attention(&q, &k, &v, 0.3).unwrap();
         let last = one_query(&q.narrow(0, 3, 1).unwrap(), &k, &v, 0.3).unwrap();
         for (a, b) in flat(&last).iter().zip(flat(&all.narrow(0, 3, 1).unwrap())) {

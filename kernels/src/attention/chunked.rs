@@ -106,18 +106,7 @@ fn weights(scores: &Tensor, scale: f64, bias: Option<&Tensor>) -> Result<Tensor>
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use candle_core::Device;
-
-    fn values(shape: &[usize], seed: u32) -> Tensor {
-        let mut state = seed;
-        let values: Vec<f32> = (0..shape.iter().product())
-            .map(|_| {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                (state >> 8) as f32 / (1u32 << 23) as f32 - 1.0
-            })
-            .collect();
-        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
-    }
+    use crate::samples::samples;
 
     #[test]
     fn a_long_clip_never_has_its_score_matrix() {
@@ -145,11 +134,11 @@ mod tests {
     #[test]
     fn portions_of_any_size_give_the_same() {
         let (q, k, v) = (
-            values(&[2, 7, 3, 5], 1),
-            values(&[2, 9, 3, 5], 2),
-            values(&[2, 9, 3, 5], 3),
+            samples(&[2, 7, 3, 5], 1),
+            samples(&[2, 9, 3, 5], 2),
+            samples(&[2, 9, 3, 5], 3),
         );
-        let bias = values(&[3, 7, 9], 4);
+        let bias = samples(&[3, 7, 9], 4);
         for bias in [None, Some(&bias)] {
             let whole = within(usize::MAX, &q, &k, &v, 0.4, bias).unwrap();
             let whole: Vec<f32> = whole.flatten_all().unwrap().to_vec1().unwrap();

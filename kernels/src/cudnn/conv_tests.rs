@@ -7,6 +7,7 @@ use super::super::tests::Fake;
 use super::super::with_library;
 use super::forget;
 use crate::device::with_shim;
+use crate::samples::samples;
 use crate::{Conv3d, Conv3dConfig, conv3d_refusals};
 
 const CAUSAL: Conv3dConfig = Conv3dConfig {
@@ -17,15 +18,7 @@ const CAUSAL: Conv3dConfig = Conv3dConfig {
 };
 
 fn values(shape: &[usize], seed: u32) -> Tensor {
-    let mut state = seed;
-    let values: Vec<f32> = (0..shape.iter().product())
-        .map(|_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1u32 << 23) as f32 - 1.0
-        })
-        .collect();
-    let x = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
-    x.to_dtype(DType::BF16).unwrap()
+    samples(shape, seed).to_dtype(DType::BF16).unwrap()
 }
 
 fn distance(a: &Tensor, b: &Tensor) -> f64 {

@@ -13,6 +13,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::{Error, Library, SONAME, Version, directories, sdpa, with_library};
 use crate::device::{Target, target, with_shim};
+use crate::samples::samples;
 
 /// A fake cuDNN of its own for one test.
 pub(crate) struct Fake {
@@ -127,15 +128,7 @@ fn build(flags: &[&str]) -> PathBuf {
 }
 
 fn values(shape: &[usize], seed: u32, dtype: DType) -> Tensor {
-    let mut state = seed;
-    let values: Vec<f32> = (0..shape.iter().product())
-        .map(|_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1u32 << 23) as f32 - 1.0
-        })
-        .collect();
-    let x = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
-    x.to_dtype(dtype).unwrap()
+    samples(shape, seed).to_dtype(dtype).unwrap()
 }
 
 /// Attention through the fake on tensors of the CPU.

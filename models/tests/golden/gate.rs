@@ -4,6 +4,9 @@ use std::fmt::Write as _;
 
 use candle_core::{DType, Tensor};
 
+use crate::common::relative_l2;
+pub(crate) use crate::common::values;
+
 /// Limit for a single network on the reference's own input.
 pub(crate) const COMPONENT: f64 = 1e-5;
 /// Limit inside a run, where every step adds to the distance of the one before.
@@ -40,14 +43,7 @@ impl Gate {
             let text = format!("shape {:?}, expected {:?}", found.dims(), wanted.dims());
             return self.line(false, name, &text);
         }
-        let (found, wanted) = (values(found), values(wanted));
-        let apart: f64 = found
-            .iter()
-            .zip(&wanted)
-            .map(|(a, b)| (a - b).powi(2))
-            .sum();
-        let length: f64 = wanted.iter().map(|b| b * b).sum();
-        let distance = (apart / length.max(f64::MIN_POSITIVE)).sqrt();
+        let distance = relative_l2(found, wanted);
         let share = 100.0 * distance / limit;
         self.line(
             distance <= limit,
@@ -111,17 +107,6 @@ impl Gate {
             "{title}: {failures} of {compared} comparisons failed\n{table}"
         );
     }
-}
-
-/// All values in order, in f64.
-pub(crate) fn values(tensor: &Tensor) -> Vec<f64> {
-    tensor
-        .to_dtype(DType::F64)
-        .unwrap()
-        .flatten_all()
-        .unwrap()
-        .to_vec1()
-        .unwrap()
 }
 
 /// All values in order, in f32.

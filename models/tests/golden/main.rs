@@ -5,6 +5,8 @@
 //! and its share of the limit, so that the first tensor that went wrong is seen.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../common/mod.rs"]
+mod common;
 mod fixture;
 mod gate;
 mod official;

@@ -28,6 +28,8 @@ use serde_json::{Map, Value};
 use retry::Retry;
 use sse::{Event, Parser};
 
+use crate::transport;
+
 pub use error::ClientError;
 
 /// Result of this module.
@@ -149,7 +151,7 @@ impl Client {
         }
         let http = builder.build().map_err(|error| ClientError::Invalid {
             field: "host",
-            message: format!("cannot prepare connections: {}", chain(&error)),
+            message: format!("cannot prepare connections: {}", transport::reason(&error)),
         })?;
         Ok(Self {
             http,
@@ -427,7 +429,7 @@ impl Client {
     }
 
     fn transport(&self, error: &reqwest::Error) -> ClientError {
-        self.unreachable(chain(error))
+        self.unreachable(transport::reason(error))
     }
 
     fn silent(&self, time: Duration) -> ClientError {
@@ -446,19 +448,6 @@ impl Client {
             host: self.host(),
             message,
         }
-    }
-}
-
-/// The innermost reason: what lies around it names the address again and the layers of a library.
-fn chain(error: &reqwest::Error) -> String {
-    let mut reason: &dyn std::error::Error = error;
-    while let Some(source) = reason.source() {
-        reason = source;
-    }
-    if error.is_connect() {
-        format!("cannot connect: {reason}")
-    } else {
-        format!("the connection was lost: {reason}")
     }
 }
 

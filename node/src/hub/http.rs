@@ -15,6 +15,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::error::{HubError, Result};
 use super::name::{Commit, RepoId, Revision, shown};
 use crate::client::is_loopback;
+use crate::transport;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// More hops than the Hub's renamed repositories and its storage make together.
@@ -61,7 +62,7 @@ impl Http {
         }
         let client = builder.build().map_err(|error| HubError::Invalid {
             field: "HF_ENDPOINT",
-            message: format!("cannot prepare connections: {}", chain(&error)),
+            message: format!("cannot prepare connections: {}", transport::reason(&error)),
         })?;
         Ok(Self {
             client,
@@ -165,7 +166,7 @@ impl Http {
             }
             let response = match tokio::time::timeout(self.stall, request.send()).await {
                 Ok(Ok(response)) => response,
-                Ok(Err(error)) => return Err(unreachable(&url, chain(&error))),
+                Ok(Err(error)) => return Err(unreachable(&url, transport::reason(&error))),
                 Err(_) => return Err(self.silent(&url)),
             };
             let status = response.status();
@@ -200,7 +201,7 @@ impl Http {
     pub(super) async fn chunk(&self, answer: &mut Answer) -> Result<Option<bytes::Bytes>> {
         match tokio::time::timeout(self.stall, answer.response.chunk()).await {
             Ok(Ok(bytes)) => Ok(bytes),
-            Ok(Err(error)) => Err(unreachable(&answer.url, chain(&error))),
+            Ok(Err(error)) => Err(unreachable(&answer.url, transport::reason(&error))),
             Err(_) => Err(self.silent(&answer.url)),
         }
     }
@@ -379,19 +380,6 @@ pub(super) fn protocol(url: &Url, message: String) -> HubError {
 /// The server of an address, without the path: signed addresses are secrets.
 fn host(url: &Url) -> String {
     url.origin().ascii_serialization()
-}
-
-/// The innermost reason: what lies around it names the address, which may be a signed one.
-fn chain(error: &reqwest::Error) -> String {
-    let mut reason: &dyn std::error::Error = error;
-    while let Some(source) = reason.source() {
-        reason = source;
-    }
-    if error.is_connect() {
-        format!("cannot connect: {reason}")
-    } else {
-        format!("the connection was lost: {reason}")
-    }
 }
 
 #[cfg(test)]

@@ -247,6 +247,7 @@ fn cropped(frame: &RgbImage8) -> Result<RgbImage8, MediaError> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::unnecessary_literal_bound)]
+    use super::blur::tests::lettered;
     use super::*;
     use crate::judge::profile::Profile;
     use crate::judge::rubric::{Rules, Scores};
@@ -346,20 +347,7 @@ mod tests {
 
     #[test]
     fn writing_is_blurred_where_it_is() {
-        let frame = |shift: usize| {
-            let pixels = (0..128 * 96).flat_map(|at| {
-                let (x, y) = (at % 128, at / 128);
-                let inside = (32..72).contains(&x) && (32..48).contains(&y);
-                let letter = if (x / 2) % 2 == 0 { 255 } else { 5 };
-                [if inside {
-                    letter
-                } else {
-                    ((x + shift) % 40) as u8
-                }; 3]
-            });
-            RgbImage8::new(128, 96, pixels.collect()).unwrap()
-        };
-        let clip = ((0..33).map(|t| frame(3 * t)).collect(), (16, 1));
+        let clip = ((0..33).map(|t| lettered(3 * t)).collect(), (16, 1));
         let first = RgbImage8::new(128, 96, vec![9; 128 * 96 * 3]).unwrap();
         let input = JudgeInput::new("v".into(), clip, (first, vec![1]), "a".into(), None).unwrap();
         let made = changed(&input, Variant::Blurred).unwrap();

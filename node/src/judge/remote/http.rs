@@ -11,6 +11,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::settings::RemoteSettings;
 use crate::client::is_loopback;
 use crate::judge::verdict::{NoVerdict, Reason};
+use crate::transport;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longer answers are no completion of a few hundred tokens.
@@ -112,7 +113,7 @@ impl Http {
         let client = builder.build().map_err(|error| {
             wrong(
                 Reason::Internal,
-                format!("cannot prepare connections: {}", chain(&error)),
+                format!("cannot prepare connections: {}", transport::reason(&error)),
             )
         })?;
         Ok(Self {
@@ -183,22 +184,9 @@ async fn answer(request: RequestBuilder) -> Result<Response, Lost> {
 
 fn lost(error: &reqwest::Error) -> Lost {
     if error.is_connect() {
-        Lost::NotSent(chain(error))
+        Lost::NotSent(transport::reason(error))
     } else {
-        Lost::Broken(chain(error))
-    }
-}
-
-/// The innermost reason: what lies around it repeats the address.
-fn chain(error: &reqwest::Error) -> String {
-    let mut reason: &dyn std::error::Error = error;
-    while let Some(source) = reason.source() {
-        reason = source;
-    }
-    if error.is_connect() {
-        format!("cannot connect: {reason}")
-    } else {
-        format!("the connection was lost: {reason}")
+        Lost::Broken(transport::reason(error))
     }
 }
 
