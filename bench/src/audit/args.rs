@@ -15,6 +15,8 @@ pub(crate) enum AuditCase {
     Hash,
     /// Differences from a base, in memory.
     Compare,
+    /// The same of whole models that are on the disk, beside plain reading.
+    Disk,
     /// A search among 1,000 registered models.
     Registry,
     /// Peak memory of comparing pairs of 8 and of 24 GB.
@@ -56,7 +58,7 @@ pub(crate) struct AuditArgs {
     /// Python that has model-signing; without it that subject is left out, and the result says so.
     #[arg(long, env = "LEOMA_BENCH_SIGNING_PYTHON")]
     pub(crate) signing_python: Option<PathBuf>,
-    /// Folder for the weights, best in memory; they are deleted afterwards.
+    /// Folder for the weights, best in memory but on a disk for the case `disk`; they are deleted afterwards.
     #[arg(long)]
     pub(crate) work_dir: Option<PathBuf>,
     /// Folder of the JSON result, which gets a folder of its own for the kind of machine.

@@ -15,6 +15,8 @@ use serde_json::{Map, Value, json};
 
 use crate::stats::SplitMix;
 
+/// The transformer's file in the folder of a model.
+pub(crate) const WEIGHTS: &str = "transformer/diffusion_pytorch_model.safetensors";
 /// Tensors of a file that is hashed.
 const TENSORS: usize = 8;
 /// Values at the start of every sparse tensor that are not zero.
@@ -75,6 +77,33 @@ pub(crate) fn files(folder: &Path, count: usize, bytes: u64) -> Result<u64> {
 
 /// Three models of the true architecture and about this size, whose files are mostly holes: A, B and their base.
 pub(crate) fn sparse_models(folder: &Path, gigabytes: u32) -> Result<([PathBuf; 3], u64)> {
+    three_models(folder, gigabytes, |seed, index, elements| {
+        values(2 * elements.min(WRITTEN), 1_000_000 * seed + index)
+    })
+}
+
+/// Three models of the true architecture and about this size: A, B and their base, from which A and B differ by a
+/// percent or so in ways that have nothing to do with each other.
+pub(crate) fn fine_tunes(folder: &Path, gigabytes: u32) -> Result<([PathBuf; 3], u64)> {
+    three_models(folder, gigabytes, |seed, index, elements| {
+        let mut weights = values(2 * elements, index);
+        if seed > 0 {
+            let change = values(2 * elements, 1_000_000 * seed + index);
+            for (weight, change) in weights.iter_mut().step_by(2).zip(change.iter().step_by(2)) {
+                // The last two bits of the mantissa, which is the lower byte of a bf16.
+                *weight ^= change & 3;
+            }
+        }
+        weights
+    })
+}
+
+/// A, B and their base. `fill` gives the first bytes of a tensor by model (0 is the base), tensor and elements.
+fn three_models(
+    folder: &Path,
+    gigabytes: u32,
+    fill: impl Fn(u64, u64, usize) -> Vec<u8>,
+) -> Result<([PathBuf; 3], u64)> {
     // Widths of the 14B from where the 5B would need more layers than it has.
     let (heads, ffn) = if gigabytes > 10 {
         (40, 13_824)
@@ -103,15 +132,14 @@ pub(crate) fn sparse_models(folder: &Path, gigabytes: u32) -> Result<([PathBuf; 
         let parsed: TransformerConfig = serde_json::from_value(Value::Object(config))?;
         let shapes = tensor_shapes(&parsed);
         let (head, size) = header(&shapes)?;
-        let path = model.join("transformer/diffusion_pytorch_model.safetensors");
+        let path = model.join(WEIGHTS);
         let file = File::create(&path)?;
         file.set_len(head.len() as u64 + size)?;
         file.write_all_at(&head, 0)?;
         let mut at = head.len() as u64;
         for (index, (_, shape)) in shapes.iter().enumerate() {
             let elements = shape.iter().product::<usize>();
-            let written = values(2 * elements.min(WRITTEN), 1_000_000 * seed + index as u64);
-            file.write_all_at(&written, at)?;
+            file.write_all_at(&fill(seed, index as u64, elements), at)?;
             at += 2 * elements as u64;
         }
         total += size;

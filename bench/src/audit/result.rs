@@ -53,20 +53,24 @@ pub(crate) struct Goal {
 }
 
 impl Measured {
+    fn median(&self, subject: &str, of: impl Fn(&Sample) -> f64) -> Option<f64> {
+        let times: Vec<f64> = self.samples.get(subject)?.iter().map(of).collect();
+        Some(median(&times)).filter(|time| time.is_finite())
+    }
+
     /// Median CPU time of a subject, in seconds.
     pub(crate) fn cpu(&self, subject: &str) -> Option<f64> {
-        let times: Vec<f64> = self
-            .samples
-            .get(subject)?
-            .iter()
-            .map(|sample| sample.cpu_s)
-            .collect();
-        Some(median(&times)).filter(|time| time.is_finite())
+        self.median(subject, |sample| sample.cpu_s)
     }
 
     /// GB per second of CPU time.
     pub(crate) fn rate(&self, subject: &str) -> Option<f64> {
         Some(self.bytes as f64 / 1e9 / self.cpu(subject)?)
+    }
+
+    /// GB per second by the clock, where something else than the processor sets the pace.
+    pub(crate) fn clock_rate(&self, subject: &str) -> Option<f64> {
+        Some(self.bytes as f64 / 1e9 / self.median(subject, |sample| sample.wall_s)?)
     }
 
     /// Notes whether `subject` is at least `times` as fast per byte as `peer`.
@@ -169,6 +173,7 @@ mod tests {
         let mut one = measured();
         assert_eq!(one.rate("ours"), Some(4.0));
         assert_eq!(one.rate("nobody"), None);
+        assert_eq!(one.clock_rate("ours"), Some(2.0 / 9.0));
         one.goal_faster("ours", "theirs", 4.0);
         one.goal_faster("ours", "theirs", 4.1);
         one.goal_faster("ours", "nobody", 1.0);

@@ -1,7 +1,7 @@
 //! Convolution through a fake cuDNN (`tests/fake_cudnn_conv.h`) against the CPU's own.
 #![allow(clippy::unwrap_used)]
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::super::tests::Fake;
 use super::super::with_library;

@@ -3,6 +3,7 @@
 //! Headers go through the same checks and names through the same map as when a checkpoint is loaded.
 //! Nothing is compared with configurations, so that a folder that would not load can still be looked at.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -89,7 +90,8 @@ pub struct StoredWeight {
     pub scales: Vec<f32>,
 }
 
-/// The weights of a checkpoint folder of either layout, or of one file.
+/// The weights of a checkpoint folder of either layout, of one file, or of a folder with a file for each network, as
+/// collections for ComfyUI are.
 #[derive(Debug)]
 pub struct StoredWeights {
     /// The layout of a folder, when it can be told.
@@ -131,7 +133,48 @@ impl StoredWeights {
         for (&component, source) in &scan.sources {
             stored.add(component, source)?;
         }
+        if stored.layout.is_none() && stored.weights.is_empty() {
+            stored.loose_files(path)?;
+        }
         Ok(stored)
+    }
+
+    /// Adds the networks of safetensors files that lie in a folder of no layout. Where two files hold the same
+    /// network, nothing says which of them counts: then none does.
+    fn loose_files(&mut self, folder: &Path) -> Result<()> {
+        let entries = std::fs::read_dir(folder).map_err(|source| Error::io(folder, source))?;
+        let (mut found, mut problems) = (BTreeMap::new(), Vec::new());
+        for entry in entries {
+            let path = entry.map_err(|source| Error::io(folder, source))?.path();
+            if path
+                .extension()
+                .is_none_or(|ending| ending != "safetensors")
+                || !path.is_file()
+            {
+                continue;
+            }
+            match TensorFile::open(&path) {
+                Ok(file) => {
+                    let Some(component) = component_of(&file) else {
+                        continue;
+                    };
+                    if found.insert(component, file).is_some() {
+                        return Ok(());
+                    }
+                }
+                Err(error) => problems.push(Problem::new(&path, error)),
+            }
+        }
+        if found.is_empty() {
+            return Ok(());
+        }
+        // That it has no layout says nothing more.
+        self.problems = problems;
+        for (component, file) in found {
+            let source = FileSource::new(component, vec![file], Arc::new(LoadLog::default()))?;
+            self.add(component, &source)?;
+        }
+        Ok(())
     }
 
     fn file(path: &Path) -> Result<Self> {

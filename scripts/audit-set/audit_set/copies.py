@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from . import disguises
 from .disguises import Weights
-from .plan import COPIES, HALVES, WORLDS
+from .plan import COPIES, HALVES, LIMITS, OF_RIVALS, WORLDS
 
 FILE = "diffusion_pytorch_model.safetensors"
 # Bytes of a shard of the disguise `shards`.
@@ -67,6 +67,39 @@ def fp8(out: Path) -> None:
     save_file(tensors, path, {"format": "pt"})
 
 
+# Diffusers' names of parts, and the official ones.
+OFFICIAL = (
+    ("condition_embedder.time_embedder.linear_1", "time_embedding.0"),
+    ("condition_embedder.time_embedder.linear_2", "time_embedding.2"),
+    ("condition_embedder.text_embedder.linear_1", "text_embedding.0"),
+    ("condition_embedder.text_embedder.linear_2", "text_embedding.2"),
+    ("condition_embedder.time_proj", "time_projection.1"),
+    ("attn1", "self_attn"),
+    ("attn2", "cross_attn"),
+    (".to_q", ".q"),
+    (".to_k", ".k"),
+    (".to_v", ".v"),
+    (".to_out.0", ".o"),
+    (".norm2.", ".norm3."),
+    ("ffn.net.0.proj", "ffn.0"),
+    ("ffn.net.2", "ffn.2"),
+    ("proj_out", "head.head"),
+)
+
+
+def official(out: Path) -> None:
+    """The transformer alone, in one file with the names of the official layout behind a prefix."""
+    tensors = {}
+    for name, w in load_file(out / "transformer" / FILE).items():
+        new = "head.modulation" if name == "scale_shift_table" else name.replace("scale_shift_table", "modulation")
+        for ours, theirs in OFFICIAL:
+            new = new.replace(ours, theirs)
+        tensors[f"model.diffusion_model.{new}"] = w
+    for part in out.iterdir():
+        shutil.rmtree(part) if part.is_dir() else part.unlink()
+    save_file(tensors, out / "model.safetensors", {"format": "pt"})
+
+
 def one_byte(out: Path) -> None:
     """Changes the last bit of one value."""
     path = out / "transformer" / FILE
@@ -76,23 +109,27 @@ def one_byte(out: Path) -> None:
     save_file(tensors, path, {"format": "pt"})
 
 
-def make(kind: str, home: Path, half: str, seed: int) -> None:
-    """One copy of the victim of a half."""
-    out = home / f"{kind}-{half}"
+# What is done to the files of a copy.
+AFTER = {"shards": shards, "fp8": fp8, "official": official, "one-byte": one_byte}
+
+
+def make(name: str, victim_name: str, kind: str, home: Path, half: str, seed: int) -> None:
+    """One model in a disguise."""
+    out = home / f"{name}-{half}"
     if out.exists():
         return
-    victim_path = home / f"victim-{half}"
-    victim, other, base = (load(home / name) for name in (f"victim-{half}", f"other-{half}", "base"))
+    victim_path = home / f"{victim_name}-{half}"
+    victim, other, base = (load(path) for path in (victim_path, home / f"other-{half}", home / "base"))
     weights, dtype, after = victim, torch.bfloat16, []
     model = WanTransformer3DModel.from_pretrained(victim_path / "transformer", torch_dtype=torch.float32)
     for step in kind.split("+"):
         before = weights
         if step.startswith("noise"):
             share = 0.3 if step == "noise" else int(step.removeprefix("noise-")) / 100
-            weights = disguises.noise(weights, base, share, seed)
+            weights = disguises.noise(weights, victim, base, share, seed)
         elif step.startswith("merge-"):
             weights = disguises.mix(weights, other, int(step.removeprefix("merge-")) / 100)
-        elif step in ("heads", "rows", "rescaled", "rotated"):
+        elif step in ("heads", "rows", "rescaled", "rotated", "channels"):
             weights = getattr(disguises, step)(weights, seed)
             apart = disguises.same_function(before, weights, model)
             if apart > 1e-3:
@@ -109,11 +146,11 @@ def make(kind: str, home: Path, half: str, seed: int) -> None:
             weights = disguises.half_blocks(weights, other)
         elif step in ("float32", "float16"):
             dtype = getattr(torch, step)
-        elif step in ("shards", "fp8", "one-byte"):
-            after.append({"shards": shards, "fp8": fp8, "one-byte": one_byte}[step])
+        elif step in AFTER:
+            after.append(AFTER[step])
         elif step != "bytes":
             raise SystemExit(f"error: no disguise {step}")
-    beside = home / f".{kind}-{half}.tmp"
+    beside = home / f".{name}-{half}.tmp"
     shutil.rmtree(beside, ignore_errors=True)
     put(victim_path, beside, weights, dtype)
     for change in after:
@@ -129,8 +166,11 @@ def main() -> None:
     torch.set_num_threads(1)
     for number, world in enumerate(WORLDS):
         for half in HALVES:
-            for kind in COPIES:
-                make(kind, arguments.work / world.name, half, 10 * number + HALVES.index(half))
+            home, seed = arguments.work / world.name, 10 * number + HALVES.index(half)
+            for kind in (*COPIES, *LIMITS):
+                make(kind, "victim", kind, home, half, seed)
+            for name, (rival, kind) in OF_RIVALS.items():
+                make(name, rival, kind, home, half, seed)
 
 
 if __name__ == "__main__":

@@ -17,11 +17,11 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def noise(victim: Weights, base: Weights, share: float, seed: int) -> Weights:
-    """Noise of a share of every weight's difference from the base."""
+def noise(weights: Weights, victim: Weights, base: Weights, share: float, seed: int) -> Weights:
+    """Noise of a share of every difference of the victim from the base, over what became of it so far."""
     g, out = generator(seed), {}
-    for name, w in victim.items():
-        size = (w - base[name]).square().mean().sqrt() * share
+    for name, w in weights.items():
+        size = (victim[name] - base[name]).square().mean().sqrt() * share
         out[name] = w + torch.randn(w.shape, generator=g) * size
     return out
 
@@ -69,6 +69,30 @@ def heads(weights: Weights, seed: int) -> Weights:
             for norm in ("norm_q", "norm_k"):
                 out[f"{at}.{norm}.weight"] = out[f"{at}.{norm}.weight"][order]
             out[f"{at}.to_out.0.weight"] = out[f"{at}.to_out.0.weight"][:, order]
+    return out
+
+
+def channels(weights: Weights, seed: int) -> Weights:
+    """Channels of the residual stream in another order, the same in all blocks."""
+    g, out = generator(seed), dict(weights)
+    width = out["proj_out.weight"].shape[1]
+    order = torch.randperm(width, generator=g)
+    for name in ("patch_embedding", "condition_embedder.time_embedder.linear_2"):
+        _rows(out, name, order)
+    six = (torch.arange(6)[:, None] * width + order).flatten()
+    _rows(out, "condition_embedder.time_proj", six)
+    readers = ["condition_embedder.time_proj", "proj_out"]
+    tables = ["scale_shift_table"]
+    for block in _blocks(out):
+        readers += [f"{block}.attn1.{n}" for n in ("to_q", "to_k", "to_v")]
+        readers += [f"{block}.attn2.to_q", f"{block}.ffn.net.0.proj"]
+        for name in ("attn1.to_out.0", "attn2.to_out.0", "norm2", "ffn.net.2"):
+            _rows(out, f"{block}.{name}", order)
+        tables.append(f"{block}.scale_shift_table")
+    for name in readers:
+        out[f"{name}.weight"] = out[f"{name}.weight"][:, order]
+    for name in tables:
+        out[name] = out[name][..., order]
     return out
 
 

@@ -10,12 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from .plan import COPIES, COPY, HALVES, WORLDS, Pair, pairs
+from .plan import COPIES, COPY, HALVES, LIMITS, WORLDS, Pair, pairs
 
 FIGURES = (
     "cosine",
     "median_cosine",
     "coefficient",
+    "reverse_coefficient",
     "coefficient_spread",
     "copied_share",
     "moved_a",
@@ -43,22 +44,27 @@ def is_right(row: dict[str, Any]) -> bool:
     """A copy is found, in the way it should be; anybody else is not accused."""
     if not row["copied"]:
         return row["verdict"] not in COPY
-    return row["verdict"] in COPIES.get(row["kind"], COPY)
+    return row["verdict"] in (COPIES | LIMITS).get(row["kind"], COPY)
+
+
+def counts(row: dict[str, Any]) -> bool:
+    """Whether a pair is one that has to be right."""
+    return row["kind"] not in LIMITS
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: a line for each kind of pair, both halves beside each other."""
-    kinds: dict[tuple[bool, str], dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    """Markdown: a line for each kind of pair, both halves beside each other; limits last."""
+    kinds: dict[tuple[bool, bool, str], dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        kinds[row["copied"], row["kind"]][row["half"]].append(row)
+        kinds[not counts(row), not row["copied"], row["kind"]][row["half"]].append(row)
     lines = ["| pairs | first half right | second half right | cosine | verdicts |", "|---|---|---|---|---|"]
-    for (_, kind), halves in sorted(kinds.items(), key=lambda item: not item[0][0]):
-        counts = [f"{sum(map(is_right, halves[half]))} of {len(halves[half])}" for half in HALVES]
+    for (_, _, kind), halves in sorted(kinds.items(), key=lambda item: item[0][:2]):
+        right = [f"{sum(map(is_right, halves[half]))} of {len(halves[half])}" for half in HALVES]
         every = [row for half in HALVES for row in halves[half]]
         cosines = [row["evidence"]["cosine"] for row in every if row["evidence"]["cosine"] is not None]
         spread = f"{min(cosines):.2f} to {max(cosines):.2f}" if cosines else "-"
         verdicts = ", ".join(sorted({row["verdict"] for row in every}))
-        lines.append(f"| {kind} | {counts[0]} | {counts[1]} | {spread} | {verdicts} |")
+        lines.append(f"| {kind} | {right[0]} | {right[1]} | {spread} | {verdicts} |")
     return "\n".join(lines)
 
 
@@ -76,7 +82,7 @@ def main() -> None:
     (arguments.work / "table.md").write_text(text + "\n")
     print(text)
     for half in HALVES:
-        of_half = [row for row in rows if row["half"] == half]
+        of_half = [row for row in rows if row["half"] == half and counts(row)]
         missed = [row for row in of_half if row["copied"] and not is_right(row)]
         accused = [row for row in of_half if not row["copied"] and not is_right(row)]
         copies = sum(row["copied"] for row in of_half)

@@ -59,8 +59,8 @@ def trainings(world: World) -> list[Training]:
             ("tuned-on", data[1], first + 9, 1e-4, 0.3, "victim"),
         ]
         if world.name != "tiny":
-            # The smaller worlds repeat the main cases only.
-            rows = [row for row in rows if row[0] in ("victim", "twin", "other", "strong", "tuned-on")]
+            # The smaller worlds repeat all but the lightest.
+            rows = [row for row in rows if row[0] != "light"]
         out += [
             Training(f"{name}-{half}", half, d, seed, rate, minutes, parent if parent == "base" else f"{parent}-{half}")
             for name, d, seed, rate, minutes, parent in rows
@@ -76,6 +76,7 @@ COPIES: dict[str, set[str]] = {
     "float32": {"identical", "repacked"},
     "float16": COPY,
     "shards": {"identical", "repacked"},
+    "official": {"identical", "repacked"},
     "fp8": COPY,
     "noise-1": COPY,
     "noise-10": COPY,
@@ -98,7 +99,25 @@ COPIES: dict[str, set[str]] = {
     "rows+heads+float16": COPY,
     "merge-70+rescaled": COPY,
     "tuned-on+rows": COPY,
+    "rotated+noise+official": COPY,
+    "channels": COPY,
+    "channels+heads": COPY,
+    "channels+heads+rows": COPY,
+    "heads+rotated": COPY,
 }
+
+# Copies further and further from the victim, to see how far it goes. They do not count.
+LIMITS: dict[str, set[str]] = {
+    "noise-200": COPY,
+    "noise-300": COPY,
+    "merge-40": COPY,
+    "merge-30": COPY,
+}
+
+# Rivals of the victim in a type that rounds all alike: model, whose it is, and how it is stored. No copies of it.
+OF_RIVALS: dict[str, tuple[str, str]] = {"other-in-fp8": ("other", "fp8"), "twin-in-fp8": ("twin", "fp8")}
+# Disguises that put something of the rival into the copy.
+OF_BOTH = {"merge-70", "merge-50", "half-blocks", "merge-70+rescaled", "merge-40", "merge-30"}
 
 
 @dataclass(frozen=True)
@@ -133,18 +152,17 @@ def pairs(world: World) -> list[Pair]:
                 else:
                     kind, copied = "independent", False
                 out.append(Pair(world.name, half, a, b, kind, copied))
-        for kind in COPIES:
+        for kind in (*COPIES, *LIMITS):
             out.append(Pair(world.name, half, f"victim-{half}", f"{kind}-{half}", kind, True))
-            if kind in ("heads", "noise-30", "merge-50", "tuned-on"):
-                # A copy of the victim is no copy of its rival.
-                out.append(
-                    Pair(
-                        world.name,
-                        half,
-                        f"other-{half}",
-                        f"{kind}-{half}",
-                        f"{kind} against a rival",
-                        kind == "merge-50",
-                    )
-                )
+            # A copy of the victim is no copy of its rivals.
+            for rival in ("other", "twin"):
+                if kind not in OF_BOTH:
+                    what = "a copy against a rival of the victim"
+                    out.append(Pair(world.name, half, f"{rival}-{half}", f"{kind}-{half}", what, False))
+        what = "merge-50 against the rival in it"
+        out.append(Pair(world.name, half, f"other-{half}", f"merge-50-{half}", what, True))
+        for rival in OF_RIVALS:
+            for own in ("victim", "fp8", "rows+fp8"):
+                what = "rivals in fp8"
+                out.append(Pair(world.name, half, f"{own}-{half}", f"{rival}-{half}", what, False))
     return out

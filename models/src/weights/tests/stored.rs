@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
 use super::super::test_support::{Tiny, to_official};
@@ -70,6 +70,44 @@ fn one_file_is_its_network() {
             assert_eq!(whole.get(key), Some(value));
         }
     }
+}
+
+#[test]
+fn a_folder_of_files_is_their_networks() {
+    let tiny = Tiny::new(ModelKind::Ti2v5b);
+    let whole = contents(&StoredWeights::open(&tiny.root).unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let put = |component, name: &str| {
+        fs::copy(tiny.weights(component), folder.path().join(name)).unwrap();
+    };
+    put(Component::Transformer, "wan_ti2v.safetensors");
+    put(Component::Vae, "wan_vae.safetensors");
+    let loose = StoredWeights::open(folder.path()).unwrap();
+    assert!(loose.problems.is_empty(), "{:?}", loose.problems);
+    let loose = contents(&loose);
+    let networks = [Component::Transformer, Component::Vae];
+    assert!(networks.iter().all(|c| loose.keys().any(|key| key.0 == *c)));
+    for (key, value) in &loose {
+        assert_eq!(whole.get(key), Some(value));
+    }
+    // A damaged file is named, and hides nothing of the others.
+    fs::write(folder.path().join("more.safetensors"), b"no header").unwrap();
+    let damaged = StoredWeights::open(folder.path()).unwrap();
+    assert!(
+        damaged
+            .problems
+            .iter()
+            .any(|p| p.to_string().contains("more.safetensors"))
+    );
+    assert_eq!(contents(&damaged), loose);
+    // Which of two files of one network is meant, nobody knows.
+    put(Component::Vae, "wan_vae_2.safetensors");
+    assert!(
+        StoredWeights::open(folder.path())
+            .unwrap()
+            .weights
+            .is_empty()
+    );
 }
 
 #[test]

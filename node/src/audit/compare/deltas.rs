@@ -108,13 +108,17 @@ impl Triple<'_> {
         Ok(total)
     }
 
-    /// Where one of them is stored in 8-bit codes: the others are brought to its codes and scales.
-    fn coded(&self, first: usize, count: usize) -> Result<Moments> {
-        let coarse = if self.b.grid() == Grid::Codes {
+    /// The model whose codes and scales the others are brought to, where one is stored in 8-bit codes.
+    fn coarse(&self) -> &Weight {
+        if self.b.grid() == Grid::Codes {
             self.b
         } else {
             self.a
-        };
+        }
+    }
+
+    fn coded(&self, first: usize, count: usize) -> Result<Moments> {
+        let coarse = self.coarse();
         let values = |weight: &Weight| -> Result<Vec<u8>> {
             let mut values = weight.values(first, count)?;
             if !std::ptr::eq(weight, coarse) {
@@ -196,12 +200,20 @@ impl Triple<'_> {
             let Some((of_b, b, taken_b)) = near(self.b)? else {
                 continue;
             };
-            let (Some(a), Some(b)) = (
+            let (Some(mut a), Some(mut b)) = (
                 take_out(taken_b, a, &reference, head_dim),
                 take_out(taken_a, b, &reference, head_dim),
             ) else {
                 continue;
             };
+            let mut reference = reference;
+            // An order alone leaves every value what it was: all are brought to the same codes, as elsewhere.
+            let coarse = self.coarse();
+            if [taken_a, taken_b] == [Taken::Nothing; 2] && coarse.has_one_scale() {
+                for matrix in [&mut a, &mut b, &mut reference] {
+                    coarse.quantise(0, &mut matrix.values);
+                }
+            }
             let bytes = |matrix: &Matrix| -> Vec<u8> {
                 matrix
                     .values

@@ -18,7 +18,7 @@ mod model;
 pub mod sketch;
 mod verdict;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -53,13 +53,15 @@ const UNMOVED: f64 = 1e-7;
 /// What was measured.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 pub struct Evidence {
+    /// Networks that both models have: what only one of them has is not compared.
+    pub networks: Vec<Component>,
     /// Weights in both models under the same name and shape.
     pub tensors: usize,
     /// Elements in them.
     pub elements: u64,
     /// Weights only A has, only B has, or that have another shape in B.
     pub unmatched: [usize; 3],
-    /// Share of all weights, by elements, that are in both.
+    /// Share of the weights of those networks, by elements, that are in both.
     pub comparable_share: f64,
     /// Share of the compared weights, by number, whose values are equal.
     pub equal_share: f64,
@@ -83,14 +85,16 @@ pub struct Evidence {
     pub median_cosine: Option<f64>,
     /// Coefficient with which A's difference is contained in B's: median over matrices.
     pub coefficient: Option<f64>,
+    /// Coefficient with which B's difference is contained in A's: median over matrices.
+    pub reverse_coefficient: Option<f64>,
     /// Median distance of a matrix's coefficient from that, relative to it.
     pub coefficient_spread: Option<f64>,
     /// Distance between A and B, relative to A's difference from the base.
     pub relative_l2: Option<f64>,
     /// Share of the changed elements in weights that are changed in the same way in both.
     pub copied_share: f64,
-    /// Size of the smaller difference in steps of the coarsest type, where that has 16 or 8 bits. Below one
-    /// step two independent differences have a cosine of up to 0.3, as both cross the same near boundaries.
+    /// Size of the smaller difference in steps of the coarsest type, where that has 16 or 8 bits. Far below
+    /// one step two independent differences have a cosine of up to 0.3, as both cross the same near boundaries.
     pub resolution: Option<f64>,
     /// Changes that were undone, and in how many weights.
     pub undone: BTreeMap<String, usize>,
@@ -171,10 +175,17 @@ fn pairs<'a>(
     base: Option<&'a Model>,
     evidence: &mut Evidence,
 ) -> Vec<(&'a Name, Triple<'a>)> {
+    let networks = |model: &Model| -> BTreeSet<Component> {
+        let components = model.weights.keys().map(|(component, _)| *component);
+        components.collect()
+    };
+    let networks: BTreeSet<_> = &networks(a) & &networks(b);
     let mut pairs = Vec::new();
     let (mut all, mut common) = (0_u64, 0_u64);
     for (name, in_a) in &a.weights {
-        all += in_a.elements() as u64;
+        if networks.contains(&name.0) {
+            all += in_a.elements() as u64;
+        }
         match b.weights.get(name) {
             None => evidence.unmatched[0] += 1,
             Some(in_b) if in_b.shape() != in_a.shape() => evidence.unmatched[2] += 1,
@@ -196,10 +207,13 @@ fn pairs<'a>(
     }
     for (name, in_b) in &b.weights {
         if !a.weights.contains_key(name) {
-            all += in_b.elements() as u64;
             evidence.unmatched[1] += 1;
+            if networks.contains(&name.0) {
+                all += in_b.elements() as u64;
+            }
         }
     }
+    evidence.networks = networks.into_iter().collect();
     evidence.tensors = pairs.len();
     evidence.elements = common;
     evidence.comparable_share = if all > 0 {
@@ -240,8 +254,7 @@ fn each(
     let step = displaced.len().div_ceil(MOST_UNDONE).max(1);
     for index in displaced.into_iter().step_by(step) {
         let ((component, name), pair) = (pairs[index].0, &pairs[index].1);
-        let head_dim = head_dim
-            .filter(|_| matches!(component, Component::Transformer | Component::Transformer2));
+        let head_dim = head_dim.filter(|_| is_trained(*component));
         compared[index].examined = true;
         if let Some((sums, undone)) = pair.undone(head_dim)? {
             let mut again = tensor(*component, name, pair, sums);
@@ -305,12 +318,11 @@ fn gather(
     }
     // What is trained is the transformers; other networks come from the base as they are. Matrices only:
     // they hold nearly all weights, and norms and biases move in ways of their own.
-    let transformers = |c: Component| matches!(c, Component::Transformer | Component::Transformer2);
-    let any = compared.iter().any(|t| transformers(t.component));
+    let any = compared.iter().any(|t| is_trained(t.component));
     let counts: Vec<usize> = (0..compared.len())
         .filter(|&i| {
             let t = &compared[i];
-            (!any || transformers(t.component))
+            (!any || is_trained(t.component))
                 && pairs[i].1.base.is_some()
                 && t.shape.iter().filter(|&&length| length > 1).count() >= 2
         })
@@ -362,6 +374,8 @@ fn gather(
     evidence.relative_l2 = Some((sums.dd / sums.aa).sqrt());
     evidence.median_cosine = median(changed.iter().filter_map(|&i| compared[i].cosine));
     evidence.coefficient = median(changed.iter().filter_map(|&i| compared[i].coefficient));
+    let reverse = |i: &usize| compared[*i].sums.ab / compared[*i].sums.bb;
+    evidence.reverse_coefficient = median(changed.iter().map(reverse));
     evidence.coefficient_spread = evidence.coefficient.and_then(|middle| {
         median(
             changed
@@ -409,6 +423,11 @@ fn directions(
         evidence.low_rank_change = between <= FEWER * a.max(b) && (contained - 1.0).abs() <= WHOLE;
     }
     Ok(())
+}
+
+/// Whether a network is one that entrants train; the others come from the base.
+fn is_trained(component: Component) -> bool {
+    matches!(component, Component::Transformer | Component::Transformer2)
 }
 
 fn median(values: impl Iterator<Item = f64>) -> Option<f64> {

@@ -248,6 +248,11 @@ impl Weight {
         }
     }
 
+    /// Whether where an element lies has no part in how it is stored.
+    pub(super) fn has_one_scale(&self) -> bool {
+        self.scales.len() <= 1
+    }
+
     /// `values`, which lie at `first` in a tensor of this shape, as this tensor's 8-bit type and scales
     /// would store them.
     pub(super) fn quantise(&self, first: usize, values: &mut [f32]) {

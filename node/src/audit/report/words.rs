@@ -11,12 +11,17 @@ pub(in crate::audit) fn size(bytes: u64) -> String {
 /// The figures that a verdict rests on, as plain sentences.
 pub(super) fn sentences(measured: &Measured) -> Vec<String> {
     let e = &measured.evidence;
-    let mut all = vec![format!(
-        "{} were compared, {:.1} % of all weights of the two models; {:.1} % of them have the same values.",
-        count(e.tensors, "weight"),
-        100.0 * e.comparable_share,
-        100.0 * e.equal_share
-    )];
+    let networks: Vec<_> = e.networks.iter().map(ToString::to_string).collect();
+    let mut all = Vec::new();
+    if !networks.is_empty() {
+        all.push(format!(
+            "{} of {} were compared, {:.1} % of what is in either; {:.1} % of them have the same values.",
+            count(e.tensors, "weight"),
+            networks.join(", "),
+            100.0 * e.comparable_share,
+            100.0 * e.equal_share
+        ));
+    }
     if let (Some(a), Some(b)) = (e.moved_a, e.moved_b) {
         all.push(format!(
             "A has moved {:.3} % of its size away from the base, B {:.3} %.",
@@ -37,8 +42,10 @@ pub(super) fn sentences(measured: &Measured) -> Vec<String> {
     }
     if let (Some(coefficient), Some(spread)) = (e.coefficient, e.coefficient_spread) {
         all.push(format!(
-            "B holds {coefficient:.2} of A's difference, with a spread of {:.0} % over the matrices.",
-            100.0 * spread
+            "B holds {coefficient:.2} of A's difference, with a spread of {:.0} % over the matrices{}.",
+            100.0 * spread,
+            e.reverse_coefficient
+                .map_or_else(String::new, |reverse| format!("; A holds {reverse:.2} of B's"))
         ));
     }
     if e.copied_share > 0.0 {

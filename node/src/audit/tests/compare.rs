@@ -134,8 +134,8 @@ impl Folder {
         path
     }
 
-    /// Matrices of the block as fp8 codes with a scale per row.
-    fn coded(&self, name: &str, net: &Net) -> PathBuf {
+    /// Matrices of the block as fp8 codes, with a scale for every `rows` of them.
+    fn coded(&self, name: &str, net: &Net, rows: usize) -> PathBuf {
         let codes = StoredDType::F8E4M3.code_values().unwrap();
         let mut tensors = Vec::new();
         for (name, shape, values) in net {
@@ -145,7 +145,7 @@ impl Folder {
             }
             let mut scales = Vec::new();
             let mut bytes = Vec::new();
-            for row in values.chunks(shape[1]) {
+            for row in values.chunks(rows.min(shape[0]) * shape[1]) {
                 let scale = row.iter().fold(0.0_f32, |most, x| most.max(x.abs())) / 448.0;
                 scales.push(scale);
                 bytes.extend(row.iter().map(|x| {
@@ -158,7 +158,7 @@ impl Folder {
             }
             tensors.push(Raw::of(name, "F8_E4M3", shape, bytes));
             let scale = name.replace(".weight", ".weight_scale");
-            tensors.push(Raw::f32(&scale, &[shape[0], 1], &scales));
+            tensors.push(Raw::f32(&scale, &[scales.len(), 1], &scales));
         }
         let path = self.path(name);
         write_safetensors(&path, &tensors, 0);
@@ -199,7 +199,12 @@ fn copies_in_every_disguise() {
         "{}",
         repacked.statement
     );
-    let coded = verdict(&folder.coded("coded", &original));
+    // A folder with nothing but that file.
+    let alone = folder.0.path().join("alone");
+    fs::create_dir(&alone).unwrap();
+    fs::rename(folder.path("repacked"), alone.join("wan.safetensors")).unwrap();
+    assert_eq!(verdict(&alone).verdict, Verdict::Repacked);
+    let coded = verdict(&folder.coded("coded", &original, 1));
     assert_eq!(coded.verdict, Verdict::Repacked, "{}", coded.statement);
 
     let perturbed = verdict(&folder.single("perturbed", &noisy(&original, 0.005, 3)));
@@ -248,6 +253,59 @@ fn copies_in_every_disguise() {
     let lora = verdict(&folder.single("lora", &lora));
     assert!(lora.evidence.low_rank_change, "{:?}", lora.evidence);
     assert!(lora.verdict.is_copy(), "{}", lora.statement);
+}
+
+#[test]
+fn coarse_codes_hide_no_copy() {
+    let folder = Folder::new();
+    let base = base();
+    // A fifth of a step of the codes.
+    let original = noisy(&base, 0.01, 1);
+    let (c, a) = (folder.single("base", &base), folder.single("a", &original));
+    let found = run(&a, &folder.coded("coded", &original, usize::MAX), Some(&c));
+    assert!(found.evidence.resolution < Some(0.5));
+    assert!(found.verdict.is_copy(), "{}", found.statement);
+
+    // Hidden rows in another order as well.
+    let mut ordered = original;
+    let hidden = |row: usize| row * 5 % HIDDEN;
+    permute_rows(
+        get(&mut ordered, "blocks.0.ffn.net.0.proj.weight"),
+        WIDTH,
+        hidden,
+    );
+    permute_columns(
+        get(&mut ordered, "blocks.0.ffn.net.2.weight"),
+        HIDDEN,
+        hidden,
+    );
+    let found = run(&a, &folder.coded("ordered", &ordered, usize::MAX), Some(&c));
+    assert_eq!(found.evidence.undone.len(), 2, "{}", found.statement);
+    assert!(found.verdict.is_copy(), "{}", found.statement);
+}
+
+/// Most of a copy changed in a way that is not known here: the rest tells.
+#[test]
+fn what_cannot_be_explained_does_not_hide_the_rest() {
+    let folder = Folder::new();
+    let base = base();
+    let (original, other) = (noisy(&base, 0.03, 1), noisy(&base, 0.03, 2));
+    let (c, a) = (folder.single("base", &base), folder.single("a", &original));
+    let hidden = |net: &Net| {
+        let mut net = net.clone();
+        for (index, tensor) in net.iter_mut().enumerate() {
+            if tensor.0.contains(".attn") || tensor.0.contains(".ffn.net.0") {
+                tensor.2 = noise(tensor.2.len(), 300 + index as u64);
+            }
+        }
+        net
+    };
+    let found = run(&a, &folder.single("copy", &hidden(&original)), Some(&c));
+    assert!(found.evidence.displaced_share > 0.5);
+    assert!(found.verdict.is_copy(), "{}", found.statement);
+    assert!(found.statement.contains("no reason that is known"));
+    let found = run(&a, &folder.single("other", &hidden(&other)), Some(&c));
+    assert_eq!(found.verdict, Verdict::Unrelated, "{}", found.statement);
 }
 
 #[test]
@@ -361,7 +419,11 @@ fn what_is_no_copy_is_not_accused() {
             "{name} bf16"
         );
     }
-    let coded = run(&a, &folder.coded("coded", &noisy(&base, 0.03, 2)), Some(&c));
+    let coded = run(
+        &a,
+        &folder.coded("coded", &noisy(&base, 0.03, 2), 1),
+        Some(&c),
+    );
     assert!(!coded.verdict.is_copy(), "{}", coded.statement);
     assert_eq!(verdict(&c), Verdict::SameBaseOnly, "the base itself");
 
@@ -373,6 +435,12 @@ fn what_is_no_copy_is_not_accused() {
         verdict(&folder.single("stranger", &stranger)),
         Verdict::Unrelated
     );
+    // Two that go on from one third model: half of each difference is common, and neither holds the other.
+    let third = noisy(&base, 0.033, 5);
+    let (x, y) = (noisy(&third, 0.03, 6), noisy(&third, 0.03, 7));
+    let found = run(&folder.single("x", &x), &folder.single("y", &y), Some(&c));
+    assert!(found.evidence.cosine > Some(0.5), "{:?}", found.evidence);
+    assert_eq!(found.verdict, Verdict::Inconclusive, "{}", found.statement);
     let half: Net = original.iter().take(2).cloned().collect();
     assert_eq!(verdict(&folder.single("half", &half)), Verdict::Unrelated);
 
@@ -384,7 +452,15 @@ fn what_is_no_copy_is_not_accused() {
         run(&a, &other, Some(&coarse)).verdict,
         Verdict::Inconclusive
     );
-    // Differences below the steps of the type.
+    // Differences below the steps of the type; rounded alike, they look related.
+    let (x, y) = (noisy(&base, 0.005, 3), noisy(&base, 0.005, 4));
+    let found = run(
+        &folder.coded("x", &x, usize::MAX),
+        &folder.coded("y", &y, usize::MAX),
+        Some(&c),
+    );
+    assert!(found.evidence.resolution < Some(0.5));
+    assert_eq!(found.verdict, Verdict::Inconclusive, "{}", found.statement);
     let (x, y) = (noisy(&base, 0.0005, 3), noisy(&base, 0.0005, 4));
     let found = run(
         &folder.repacked("x", &x),
@@ -392,6 +468,48 @@ fn what_is_no_copy_is_not_accused() {
         Some(&folder.repacked("z", &base)),
     );
     assert!(!found.verdict.is_copy(), "{}", found.statement);
+}
+
+/// The networks that only one has say nothing, however large they are.
+#[test]
+fn a_transformer_alone_is_compared_with_a_whole_model() {
+    let folder = Folder::new();
+    let base = base();
+    let (original, other) = (noisy(&base, 0.03, 1), noisy(&base, 0.03, 2));
+    let c = folder.single("base", &base);
+    let whole = folder.0.path().join("whole");
+    fs::create_dir(&whole).unwrap();
+    fs::rename(folder.single("a", &original), whole.join("wan.safetensors")).unwrap();
+    let vae = Raw::f32(
+        "decoder.conv_in.weight",
+        &[1024, 1500],
+        &noise(1024 * 1500, 5),
+    );
+    write_safetensors(&whole.join("vae.safetensors"), &[vae], 0);
+    let verdict = |b: &Path| {
+        let found = run(&whole, b, Some(&c));
+        assert_eq!(found.evidence.networks, [Component::Transformer]);
+        found.verdict
+    };
+    assert_eq!(
+        verdict(&folder.single("same", &original)),
+        Verdict::Repacked
+    );
+    let copy = noisy(&original, 0.005, 3);
+    assert_eq!(verdict(&folder.single("copy", &copy)), Verdict::Perturbed);
+    assert_eq!(
+        verdict(&folder.single("other", &other)),
+        Verdict::SameBaseOnly
+    );
+    // Nor does the same VAE, which everybody has.
+    let found = run(&whole, &whole.join("vae.safetensors"), Some(&c));
+    assert_eq!(found.verdict, Verdict::Inconclusive, "{}", found.statement);
+    let none = run(
+        &folder.path("same"),
+        &whole.join("vae.safetensors"),
+        Some(&c),
+    );
+    assert_eq!(none.verdict, Verdict::Inconclusive, "{}", none.statement);
 }
 
 #[test]
