@@ -60,7 +60,23 @@ pub(crate) fn http_client() -> reqwest::Client {
         .unwrap()
 }
 
+/// Times that a chromedriver is started. It takes a free port for IPv4 and then the same for IPv6, where another may
+/// have been faster: then it ends.
+const STARTS: usize = 5;
+
 fn start_driver() -> (Child, SocketAddr) {
+    let mut said = String::new();
+    for _ in 0..STARTS {
+        match try_driver() {
+            Ok(driver) => return driver,
+            Err(output) => said = output,
+        }
+    }
+    panic!("chromedriver ended {STARTS} times without naming its port; at last it said:\n{said}");
+}
+
+/// A chromedriver and its address, or what it said before it ended.
+fn try_driver() -> Result<(Child, SocketAddr), String> {
     let program = std::env::var_os("LEOMA_TEST_CHROMEDRIVER").unwrap_or("chromedriver".into());
     let mut child = Command::new(&program)
         .arg("--port=0")
@@ -76,18 +92,22 @@ fn start_driver() -> (Child, SocketAddr) {
                 program.display()
             )
         });
+    let mut said = String::new();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let port = lines
-        .by_ref()
-        .map_while(Result::ok)
-        .find_map(|line| {
-            let (_, port) = line.split_once("started successfully on port ")?;
-            port.trim_end_matches('.').parse::<u16>().ok()
-        })
-        .expect("chromedriver names its port");
+    let port = lines.by_ref().map_while(Result::ok).find_map(|line| {
+        said.push_str(&line);
+        said.push('\n');
+        let (_, port) = line.split_once("started successfully on port ")?;
+        port.trim_end_matches('.').parse::<u16>().ok()
+    });
+    let Some(port) = port else {
+        let _ = child.kill();
+        let _ = child.wait();
+        return Err(said);
+    };
     // What it says later must go somewhere, or it would wait for a reader.
     std::thread::spawn(move || lines.for_each(drop));
-    (child, SocketAddr::from(([127, 0, 0, 1], port)))
+    Ok((child, SocketAddr::from(([127, 0, 0, 1], port))))
 }
 
 impl Browser {

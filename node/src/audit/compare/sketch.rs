@@ -13,6 +13,7 @@ use leoma_models::{Error, Result};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::align::DISPLACED;
 use super::model::Model;
 
 /// Sums per weight.
@@ -43,8 +44,8 @@ pub struct Sketch {
 /// How near two sketches are.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Likeness {
-    /// Estimate of the cosine between the differences from the base. Its error is about one over the square
-    /// root of [`LANES`] times the number of weights.
+    /// Estimate of the cosine between the differences from the base, over weights that are not displaced. Its error is
+    /// about one over the square root of [`LANES`] times the number of weights.
     pub cosine: f64,
     /// Share of the changed weights whose sum of squares lies a hundred times nearer to the other model's
     /// than to the base's: copies with rows in another order have many of them, whatever the cosine.
@@ -136,10 +137,17 @@ impl Sketch {
             if a.elements != c.elements || b.elements != c.elements {
                 continue;
             }
+            let (mut of_a, mut of_b, mut of_both) = (0.0, 0.0, 0.0);
             for ((a, b), c) in a.sums.iter().zip(&b.sums).zip(&c.sums) {
-                aa += (a - c) * (a - c);
-                bb += (b - c) * (b - c);
-                ab += (a - c) * (b - c);
+                of_a += (a - c) * (a - c);
+                of_b += (b - c) * (b - c);
+                of_both += (a - c) * (b - c);
+            }
+            // A weight that was displaced on purpose outweighs all that training has moved.
+            if of_a.max(of_b) <= DISPLACED * c.squares {
+                aa += of_a;
+                bb += of_b;
+                ab += of_both;
             }
             if let Some(is_same) = same_squares(c.elements, a.squares, b.squares, c.squares) {
                 changed += 1;
@@ -167,8 +175,8 @@ impl Likeness {
     /// have the same sum of squares. None when nothing was changed.
     pub(super) fn new(aa: f64, bb: f64, ab: f64, same: usize, changed: usize) -> Option<Self> {
         let sizes = (aa * bb).sqrt();
-        (sizes > 0.0).then(|| Self {
-            cosine: ab / sizes,
+        (sizes > 0.0 || changed > 0).then(|| Self {
+            cosine: if sizes > 0.0 { ab / sizes } else { 0.0 },
             same_squares: if changed > 0 {
                 same as f64 / changed as f64
             } else {
@@ -318,6 +326,21 @@ mod tests {
         });
         let cosine = a.likeness(&near, &c).unwrap().cosine;
         assert!(cosine > 0.95, "{cosine}");
+        // Noise, so that no sum of squares is the same, and every third weight displaced.
+        let hidden = sketch(|index| {
+            let noise = noise(ELEMENTS, 9_000 + index as u64);
+            let mut values = tuned(index, 1);
+            if index % 3 == 0 {
+                values.rotate_left(777);
+            }
+            values
+                .iter()
+                .zip(noise)
+                .map(|(x, d)| x + 0.004 * d)
+                .collect()
+        });
+        let found = a.likeness(&hidden, &c).unwrap();
+        assert!(found.is_near() && found.cosine > 0.9, "{found:?}");
         let apart = a.likeness(&other, &c).unwrap();
         assert!(
             apart.cosine.abs() < 0.15 && apart.same_squares < 0.2,
