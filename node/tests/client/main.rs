@@ -3,6 +3,8 @@
 
 mod real;
 mod scripted;
+#[path = "../seen/mod.rs"]
+mod seen;
 
 use std::path::Path;
 use std::process::{Command, Stdio};

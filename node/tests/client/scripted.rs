@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::process::Output;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -11,26 +11,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::seen::Seen;
 use crate::{files, generate, signal};
-
-/// A request as it came.
-#[derive(Debug, Clone)]
-struct Seen {
-    line: String,
-    head: Vec<(String, String)>,
-    body: Vec<u8>,
-}
-
-impl Seen {
-    fn header(&self, name: &str) -> Option<&str> {
-        let found = self.head.iter().find(|(key, _)| key == name);
-        found.map(|(_, value)| value.as_str())
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap()
-    }
-}
 
 /// What one connection gets.
 enum Answer {
@@ -55,7 +37,7 @@ impl Server {
         let mut answers = VecDeque::from(answers);
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let Some(request) = read_request(&stream) else {
+                let Some(request) = Seen::read(&stream) else {
                     continue;
                 };
                 log.lock().unwrap().push(request);
@@ -79,31 +61,6 @@ impl Server {
     fn lines(&self) -> Vec<String> {
         self.seen().into_iter().map(|seen| seen.line).collect()
     }
-}
-
-fn read_request(stream: &TcpStream) -> Option<Seen> {
-    let mut reader = BufReader::new(stream);
-    let mut text = String::new();
-    reader.read_line(&mut text).ok()?;
-    let line = text.trim_end().strip_suffix(" HTTP/1.1")?.to_owned();
-    let mut head = Vec::new();
-    loop {
-        text.clear();
-        reader.read_line(&mut text).ok()?;
-        let Some((key, value)) = text.trim_end().split_once(": ") else {
-            break;
-        };
-        head.push((key.to_ascii_lowercase(), value.to_owned()));
-    }
-    let mut seen = Seen {
-        line,
-        head,
-        body: Vec::new(),
-    };
-    let length = seen.header("content-length").unwrap_or("0").parse().ok()?;
-    seen.body.resize(length, 0);
-    reader.read_exact(&mut seen.body).ok()?;
-    Some(seen)
 }
 
 fn answer(status: &str, head: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
@@ -475,14 +432,14 @@ fn ctrl_c_before_the_job_has_a_name_still_cancels_it() {
     let host = format!("http://{}", listener.local_addr().unwrap());
     let client = generate(folder.path(), &host).spawn().unwrap();
     let (mut first, _) = listener.accept().unwrap();
-    assert_eq!(read_request(&first).unwrap().line, "POST /v1/videos");
+    assert_eq!(Seen::read(&first).unwrap().line, "POST /v1/videos");
     first.write_all(&whole[..20]).unwrap();
     signal("INT", client.id());
     std::thread::sleep(Duration::from_millis(300));
     first.write_all(&whole[20..]).unwrap();
     drop(first);
     let (mut second, _) = listener.accept().unwrap();
-    let cancel = read_request(&second).unwrap();
+    let cancel = Seen::read(&second).unwrap();
     assert_eq!(cancel.line, format!("DELETE /v1/videos/{ID}"));
     let Answer::Bytes(cancelled) = ok(&video("failed")) else {
         unreachable!("made of bytes");

@@ -8,6 +8,8 @@ mod local;
 mod mock;
 #[path = "../audit/schema.rs"]
 mod schema;
+#[path = "../seen/mod.rs"]
+mod seen;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

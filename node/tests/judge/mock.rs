@@ -2,30 +2,13 @@
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
-/// A request as it came.
-#[derive(Debug, Clone)]
-pub(crate) struct Seen {
-    pub(crate) line: String,
-    pub(crate) head: Vec<(String, String)>,
-    pub(crate) body: Vec<u8>,
-}
-
-impl Seen {
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        let found = self.head.iter().find(|(key, _)| key == name);
-        found.map(|(_, value)| value.as_str())
-    }
-
-    pub(crate) fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap()
-    }
-}
+use crate::seen::Seen;
 
 /// What one request for a completion gets.
 #[derive(Debug, Clone)]
@@ -59,7 +42,7 @@ impl Mock {
         let mut answers = VecDeque::from(answers);
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let Some(request) = read_request(&stream) else {
+                let Some(request) = Seen::read(&stream) else {
                     continue;
                 };
                 let answer = if request.line.starts_with("GET /v1/models/") {
@@ -96,31 +79,6 @@ impl Mock {
             .filter(|seen| seen.line == "POST /v1/chat/completions");
         asked.cloned().collect()
     }
-}
-
-fn read_request(stream: &TcpStream) -> Option<Seen> {
-    let mut reader = BufReader::new(stream);
-    let mut text = String::new();
-    reader.read_line(&mut text).ok()?;
-    let line = text.trim_end().strip_suffix(" HTTP/1.1")?.to_owned();
-    let mut head = Vec::new();
-    loop {
-        text.clear();
-        reader.read_line(&mut text).ok()?;
-        let Some((key, value)) = text.trim_end().split_once(": ") else {
-            break;
-        };
-        head.push((key.to_ascii_lowercase(), value.to_owned()));
-    }
-    let mut seen = Seen {
-        line,
-        head,
-        body: Vec::new(),
-    };
-    let length = seen.header("content-length").unwrap_or("0").parse().ok()?;
-    seen.body.resize(length, 0);
-    reader.read_exact(&mut seen.body).ok()?;
-    Some(seen)
 }
 
 fn full(status: u16, head: &[(&'static str, String)], body: &str) -> Vec<u8> {

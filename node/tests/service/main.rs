@@ -18,4 +18,7 @@ mod load;
 #[path = "../judge/mock.rs"]
 mod mock;
 mod node;
+#[allow(dead_code, reason = "shared with the tests of `judge` and the client")]
+#[path = "../seen/mod.rs"]
+mod seen;
 mod stop;

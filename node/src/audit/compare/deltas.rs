@@ -117,6 +117,7 @@ impl Triple<'_> {
         }
     }
 
+    /// Sums where one of them is stored in 8-bit codes: all are brought to those.
     fn coded(&self, first: usize, count: usize) -> Result<Moments> {
         let coarse = self.coarse();
         let values = |weight: &Weight| -> Result<Vec<u8>> {

@@ -91,6 +91,14 @@ fn permute_columns(values: &mut [f32], columns: usize, order: impl Fn(usize) -> 
     }
 }
 
+/// The hidden rows of the feed-forward in another order, which changes nothing that it computes.
+fn reorder_hidden(net: &mut Net) {
+    let order = |row: usize| row * 5 % HIDDEN;
+    let rows = get(net, "blocks.0.ffn.net.0.proj.weight");
+    permute_rows(rows, WIDTH, order);
+    permute_columns(get(net, "blocks.0.ffn.net.2.weight"), HIDDEN, order);
+}
+
 struct Folder(tempfile::TempDir);
 
 impl Folder {
@@ -268,17 +276,7 @@ fn coarse_codes_hide_no_copy() {
 
     // Hidden rows in another order as well.
     let mut ordered = original;
-    let hidden = |row: usize| row * 5 % HIDDEN;
-    permute_rows(
-        get(&mut ordered, "blocks.0.ffn.net.0.proj.weight"),
-        WIDTH,
-        hidden,
-    );
-    permute_columns(
-        get(&mut ordered, "blocks.0.ffn.net.2.weight"),
-        HIDDEN,
-        hidden,
-    );
+    reorder_hidden(&mut ordered);
     let found = run(&a, &folder.coded("ordered", &ordered, usize::MAX), Some(&c));
     assert_eq!(found.evidence.undone.len(), 2, "{}", found.statement);
     assert!(found.verdict.is_copy(), "{}", found.statement);
@@ -317,17 +315,7 @@ fn structures_that_compute_the_same() {
 
     // Hidden rows and heads in another order.
     let mut ordered = original.clone();
-    let hidden = |row: usize| row * 5 % HIDDEN;
-    permute_rows(
-        get(&mut ordered, "blocks.0.ffn.net.0.proj.weight"),
-        WIDTH,
-        hidden,
-    );
-    permute_columns(
-        get(&mut ordered, "blocks.0.ffn.net.2.weight"),
-        HIDDEN,
-        hidden,
-    );
+    reorder_hidden(&mut ordered);
     let heads = |row: usize| (row + HEAD) % WIDTH;
     for name in ["to_q", "to_k", "to_v"] {
         permute_rows(
@@ -389,12 +377,7 @@ fn structures_that_compute_the_same() {
 
     // The same disguise on another fine-tune is seen, and does not make it a copy of this one.
     let mut other = noisy(&base, 0.03, 2);
-    permute_rows(
-        get(&mut other, "blocks.0.ffn.net.0.proj.weight"),
-        WIDTH,
-        hidden,
-    );
-    permute_columns(get(&mut other, "blocks.0.ffn.net.2.weight"), HIDDEN, hidden);
+    reorder_hidden(&mut other);
     let found = run(&a, &folder.single("other", &other), Some(&c));
     assert!(!found.verdict.is_copy(), "{}", found.statement);
 }
