@@ -57,6 +57,23 @@ const STRETCH: usize = 256;
 /// Elements side by side; enough for the widest vectors.
 const LANES: usize = 16;
 
+/// Bytes ahead of what is added that are asked of the memory. Alone, the processor's own reading ahead leaves a tenth
+/// of what the memory gives to three streams; from 640 on it is disturbed and a quarter is lost (Zen 4).
+const AHEAD: usize = 512;
+
+/// Asks for what lies [`AHEAD`].
+#[inline(always)]
+fn fetch_ahead(next: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 has SSE; an address that is not valid is ignored.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(AHEAD).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (next, AHEAD);
+}
+
 /// The sums over the elements of three tensors of the same shape and type.
 ///
 /// # Panics
@@ -135,6 +152,9 @@ fn sums<const FMA: bool, const N: usize>(
         let (b, rest_b) = b.as_chunks::<LANES>();
         let (c, rest_c) = c.as_chunks::<LANES>();
         for ((a, b), c) in a.iter().zip(b).zip(c) {
+            for next in [a.as_ptr(), b.as_ptr(), c.as_ptr()] {
+                fetch_ahead(next.cast());
+            }
             step::<FMA, N>(a, b, c, &value, &mut sums);
         }
         if !rest_a.is_empty() {

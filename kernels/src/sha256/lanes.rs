@@ -192,42 +192,56 @@ macro_rules! unrolled {
 #[inline(always)]
 unsafe fn block<V: Words>(state: &mut [V; 8], mut w: [V; 16]) {
     let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h] = *state;
+    // Puts the word of sixteen rounds later in the place of one that has been used. At once, so that this arithmetic
+    // fills the gaps between rounds, which wait for each other. In rising order: each uses the one two before it.
+    macro_rules! next_word {
+        ($i:literal) => {
+            let near = w[($i + 14) % 16]
+                .sigma::<17, 19, 10>()
+                .add(w[($i + 9) % 16]);
+            w[$i] = w[$i].add(w[($i + 1) % 16].sigma::<7, 18, 3>()).add(near);
+        };
+    }
+    macro_rules! no_word {
+        ($i:literal) => {};
+    }
     macro_rules! round {
-        ($a:ident $b:ident $c:ident $d:ident $e:ident $f:ident $g:ident $h:ident $t:expr, $i:expr) => {
+        ($a:ident $b:ident $c:ident $d:ident $e:ident $f:ident $g:ident $h:ident $t:expr, $i:literal, $then:ident) => {
             let t1 = $h
                 .add(V::splat(K[$t + $i]).add(w[$i]))
                 .add($e.choose($f, $g))
                 .add($e.sum::<6, 11, 25>());
             $d = $d.add(t1);
             $h = t1.add($a.majority($b, $c)).add($a.sum::<2, 13, 22>());
+            $then!($i);
         };
     }
-    macro_rules! eight_rounds {
-        ($t:expr, $i:literal) => {
-            round!(a b c d e f g h $t, $i);
-            round!(h a b c d e f g $t, $i + 1);
-            round!(g h a b c d e f $t, $i + 2);
-            round!(f g h a b c d e $t, $i + 3);
-            round!(e f g h a b c d $t, $i + 4);
-            round!(d e f g h a b c $t, $i + 5);
-            round!(c d e f g h a b $t, $i + 6);
-            round!(b c d e f g h a $t, $i + 7);
+    macro_rules! sixteen_rounds {
+        ($t:expr, $then:ident) => {
+            round!(a b c d e f g h $t, 0, $then);
+            round!(h a b c d e f g $t, 1, $then);
+            round!(g h a b c d e f $t, 2, $then);
+            round!(f g h a b c d e $t, 3, $then);
+            round!(e f g h a b c d $t, 4, $then);
+            round!(d e f g h a b c $t, 5, $then);
+            round!(c d e f g h a b $t, 6, $then);
+            round!(b c d e f g h a $t, 7, $then);
+            round!(a b c d e f g h $t, 8, $then);
+            round!(h a b c d e f g $t, 9, $then);
+            round!(g h a b c d e f $t, 10, $then);
+            round!(f g h a b c d e $t, 11, $then);
+            round!(e f g h a b c d $t, 12, $then);
+            round!(d e f g h a b c $t, 13, $then);
+            round!(c d e f g h a b $t, 14, $then);
+            round!(b c d e f g h a $t, 15, $then);
         };
     }
     let mut t = 0;
-    loop {
-        eight_rounds!(t, 0);
-        eight_rounds!(t, 8);
+    while t < 48 {
+        sixteen_rounds!(t, next_word);
         t += 16;
-        if t == 64 {
-            break;
-        }
-        // In rising order: each word uses the one two before it.
-        unrolled!(I in 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 {
-            let near = w[(I + 14) % 16].sigma::<17, 19, 10>().add(w[(I + 9) % 16]);
-            w[I] = w[I].add(w[(I + 1) % 16].sigma::<7, 18, 3>()).add(near);
-        });
     }
+    sixteen_rounds!(48, no_word);
     for (state, word) in state.iter_mut().zip([a, b, c, d, e, f, g, h]) {
         *state = state.add(word);
     }

@@ -79,26 +79,31 @@ pub(super) fn compress_with(jobs: &mut [Job<'_>], means: Means) {
     #[cfg(target_arch = "x86_64")]
     {
         use super::{interleaved, lanes};
-        // Fewest messages for which a step of all lanes costs less than what would run instead. Two
-        // interleaved messages take two thirds of the time per byte that one takes, 16 lanes half of it.
-        const MIN_16: usize = 13;
-        const MIN_8_BESIDE_SHA: usize = 6;
+        // Fewest messages for which a step of all lanes costs less than what would run instead. Of the time per
+        // byte that one message takes, two interleaved ones take 0.56 and 16 lanes 0.50 (Zen 4).
+        const MIN_16: usize = 15;
+        const MIN_16_WITHOUT_SHA: usize = 9;
         const MIN_8: usize = 3;
         if means.avx512 {
+            let least = if means.sha {
+                MIN_16
+            } else {
+                MIN_16_WITHOUT_SHA
+            };
             // SAFETY: `means` says that the processor has AVX-512 F and BW.
-            side_by_side::<16>(&mut waiting, MIN_16, &|states, blocks, n| unsafe {
+            side_by_side::<16>(&mut waiting, least, &|states, blocks, n| unsafe {
                 lanes::compress16(states, blocks, n);
-            });
-            let least = if means.sha { MIN_8_BESIDE_SHA } else { MIN_8 };
-            // SAFETY: `means` says that the processor has AVX-512 F and VL, and AVX2 with them.
-            side_by_side::<8>(&mut waiting, least, &|states, blocks, n| unsafe {
-                lanes::compress8_avx512(states, blocks, n);
             });
         }
         if means.sha {
             // SAFETY: `means` says that the processor has the SHA instructions, SSSE3 and SSE4.1.
             side_by_side::<2>(&mut waiting, 2, &|states, blocks, n| unsafe {
                 interleaved::compress2(states, blocks, n);
+            });
+        } else if means.avx512 {
+            // SAFETY: `means` says that the processor has AVX-512 F and VL, and AVX2 with them.
+            side_by_side::<8>(&mut waiting, MIN_8, &|states, blocks, n| unsafe {
+                lanes::compress8_avx512(states, blocks, n);
             });
         } else if means.avx2 {
             // SAFETY: `means` says that the processor has AVX2.

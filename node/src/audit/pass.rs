@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use leoma_kernels::canonical::{StoredAs, Values, canonical};
+use leoma_kernels::canonical::{StoredAs, Values, bf16_values, canonical};
 use leoma_kernels::sha256::{Sha256, update_many};
 use leoma_models::{Error, Result};
 
@@ -407,6 +407,15 @@ impl Open {
         }
         let size = self.tensor.dtype.size();
         let start = values.len();
+        if matches!(self.canonical, Form::Same) {
+            let found = bf16_values(bytes);
+            if !found.respelled {
+                self.elements += bytes.len() / size;
+                self.found = self.found.and(found);
+                return;
+            }
+            self.canonical = Form::Own(self.raw.clone());
+        }
         values.resize(start + bytes.len() / size * 2, 0);
         let out = &mut values[start..];
         let found = match (&self.codes, self.tensor.dtype) {
@@ -420,9 +429,6 @@ impl Open {
             (None, _) => canonical(StoredAs::F32, bytes, out),
         };
         self.elements += bytes.len() / size;
-        if found.respelled && matches!(self.canonical, Form::Same) {
-            self.canonical = Form::Own(self.raw.clone());
-        }
         self.found = self.found.and(found);
     }
 
