@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
-use super::sketch::{LANES, Likeness, Sketch, WeightSketch, same_squares};
+use super::align::DISPLACED;
+use super::sketch::{LANES, Likeness, Sketch, WeightSketch, same_squares, tells_by_squares};
 use crate::audit::model_hash::hex;
 
 /// Places that weights are added to.
@@ -95,6 +96,47 @@ fn place(name: &str) -> (usize, f64) {
     ((hash & (BUCKETS as u64 - 1)) as usize, sign)
 }
 
+/// A network of a model that is looked for, and of its base in the same layout.
+#[derive(Debug)]
+pub struct Probe {
+    ours: Coarse,
+    base: Coarse,
+    /// Of the weights, in the order of the layout.
+    elements: Vec<u64>,
+    /// For each place: squared distance from the base above which a weight of it was displaced.
+    limits: [f32; BUCKETS],
+    /// A weight of the model is.
+    displaced: bool,
+}
+
+impl Probe {
+    /// Folds a network's weights and its base's, which have the same names and numbers of elements.
+    pub fn new(weights: &[(&str, &WeightSketch)], base: &[(&str, &WeightSketch)]) -> Self {
+        // One displaced weight moves a place by twice its own squares, all that training does to the others moves it
+        // by a few percent of theirs.
+        let (mut squares, mut counts) = ([0.0_f64; BUCKETS], [0_u32; BUCKETS]);
+        for (name, weight) in base {
+            if tells_by_squares(weight.elements) {
+                let (bucket, _) = place(name);
+                squares[bucket] += weight.squares;
+                counts[bucket] += 1;
+            }
+        }
+        let limits = squares.map(|sum| DISPLACED * sum);
+        let mut both = weights.iter().zip(base);
+        Self {
+            ours: coarse(weights),
+            base: coarse(base),
+            elements: weights.iter().map(|(_, weight)| weight.elements).collect(),
+            limits: std::array::from_fn(|bucket| match counts[bucket] {
+                0 => f32::INFINITY,
+                count => (limits[bucket] / f64::from(count)) as f32,
+            }),
+            displaced: both.any(|((_, weight), (_, base))| weight.is_displaced(base)),
+        }
+    }
+}
+
 /// What two models' networks say together, seen from their base; all of one layout.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Tally {
@@ -103,45 +145,49 @@ pub struct Tally {
     ab: f64,
     same: usize,
     changed: usize,
+    displaced: bool,
 }
 
 impl Tally {
-    /// Adds a network: A's and the base's as numbers, B's folded sums as little-endian bytes of f32 and its
-    /// squares as those of f64. `elements` are those of the layout.
-    pub fn add(
-        &mut self,
-        a: &Coarse,
-        base: &Coarse,
-        elements: &[u64],
-        sums: &[u8],
-        squares: &[u8],
-    ) {
+    /// Adds a network of B: its folded sums as little-endian bytes of f32, its squares as those of f64.
+    pub fn add(&mut self, probe: &Probe, sums: &[u8], squares: &[u8]) {
+        let (ours, base) = (&probe.ours, &probe.base);
         let (sums, _) = sums.as_chunks::<4>();
         let (mut aa, mut bb, mut ab) = ([0.0_f32; LANES], [0.0_f32; LANES], [0.0_f32; LANES]);
-        let rows = a
+        self.displaced |= probe.displaced;
+        let rows = ours
             .sums
             .chunks_exact(LANES)
             .zip(base.sums.chunks_exact(LANES));
-        for ((a, c), b) in rows.zip(sums.chunks_exact(LANES)) {
+        for (((a, c), b), limit) in rows.zip(sums.chunks_exact(LANES)).zip(probe.limits) {
+            let mut moved = [0.0_f32; LANES];
             for lane in 0..LANES {
                 let (x, y) = (a[lane] - c[lane], f32::from_le_bytes(b[lane]) - c[lane]);
+                moved[lane] = y * y;
                 aa[lane] += x * x;
                 bb[lane] += y * y;
                 ab[lane] += x * y;
             }
+            self.displaced |= moved.iter().sum::<f32>() > limit;
         }
         let total = |sums: [f32; LANES]| sums.iter().copied().map(f64::from).sum::<f64>();
         self.aa += total(aa);
         self.bb += total(bb);
         self.ab += total(ab);
         let (squares, _) = squares.as_chunks::<8>();
-        let both = a.squares.iter().zip(squares).zip(&base.squares);
-        for (((a, b), c), elements) in both.zip(elements) {
+        let both = ours.squares.iter().zip(squares).zip(&base.squares);
+        for (((a, b), c), elements) in both.zip(&probe.elements) {
             if let Some(same) = same_squares(*elements, *a, f64::from_le_bytes(*b), *c) {
                 self.changed += 1;
                 self.same += usize::from(same);
             }
         }
+    }
+
+    /// Whether one of the two seems to have a weight that was displaced on purpose: it outweighs in the sums what
+    /// training has moved, and only whole sketches can leave it out.
+    pub fn is_displaced(&self) -> bool {
+        self.displaced
     }
 
     /// None when nothing was changed in the networks they share.

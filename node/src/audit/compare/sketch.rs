@@ -137,17 +137,13 @@ impl Sketch {
             if a.elements != c.elements || b.elements != c.elements {
                 continue;
             }
-            let (mut of_a, mut of_b, mut of_both) = (0.0, 0.0, 0.0);
-            for ((a, b), c) in a.sums.iter().zip(&b.sums).zip(&c.sums) {
-                of_a += (a - c) * (a - c);
-                of_b += (b - c) * (b - c);
-                of_both += (a - c) * (b - c);
-            }
             // A weight that was displaced on purpose outweighs all that training has moved.
-            if of_a.max(of_b) <= DISPLACED * c.squares {
-                aa += of_a;
-                bb += of_b;
-                ab += of_both;
+            if !a.is_displaced(c) && !b.is_displaced(c) {
+                for ((a, b), c) in a.sums.iter().zip(&b.sums).zip(&c.sums) {
+                    aa += (a - c) * (a - c);
+                    bb += (b - c) * (b - c);
+                    ab += (a - c) * (b - c);
+                }
             }
             if let Some(is_same) = same_squares(c.elements, a.squares, b.squares, c.squares) {
                 changed += 1;
@@ -190,7 +186,12 @@ impl Likeness {
 /// weights agree for another reason, and small weights say little.
 pub(super) fn same_squares(elements: u64, a: f64, b: f64, base: f64) -> Option<bool> {
     let moved = (a - base).abs().min((b - base).abs());
-    (moved > 1e-9 * base && elements >= 1024).then(|| (a - b).abs() < 0.01 * moved)
+    (moved > 1e-9 * base && tells_by_squares(elements)).then(|| (a - b).abs() < 0.01 * moved)
+}
+
+/// Whether a weight of so many elements says something by its sum of squares.
+pub(super) fn tells_by_squares(elements: u64) -> bool {
+    elements >= 1024
 }
 
 impl WeightSketch {
@@ -207,6 +208,12 @@ impl WeightSketch {
         let mut sketch = Self::empty(values.len());
         sketch.add(0, values);
         sketch
+    }
+
+    /// Whether the weight is so far from the base's that it was displaced on purpose.
+    pub(super) fn is_displaced(&self, base: &Self) -> bool {
+        let both = self.sums.iter().zip(&base.sums);
+        both.map(|(x, c)| (x - c) * (x - c)).sum::<f64>() > DISPLACED * base.squares
     }
 
     /// Adds values that begin at element `first`, a multiple of [`LANES`].

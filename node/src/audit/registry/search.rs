@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use super::rows::{self, Stored};
 use super::sketches::{self, Layouts, Network};
-use super::{Coarse, Entry, Registry, Result, Role, Sketch, coarse, layout, networks};
-use crate::audit::compare::coarse::Tally;
+use super::{Entry, Registry, Result, Role, Sketch, layout, networks};
+use crate::audit::compare::coarse::{Probe, Tally};
 use crate::audit::compare::sketch::Likeness;
 use crate::audit::scan;
 
@@ -151,13 +151,12 @@ fn equal(a: &Entry, b: &Entry) -> Option<Reason> {
 struct Folded {
     /// Row of their layout; none when no registered model has it.
     layout: Option<i64>,
-    elements: Vec<u64>,
-    ours: Coarse,
-    base: Coarse,
+    probe: Probe,
 }
 
 /// Models whose sketches are alike. One that has every network in the layout of the model that is looked for is
-/// compared by the coarse sketches; any other weight by weight, so that leaving a weight out is no hiding place.
+/// compared by the coarse sketches, unless weights of it or of the model that is looked for were displaced on purpose;
+/// any other weight by weight, so that neither leaving a weight out nor displacing some is a hiding place.
 fn alike(
     connection: &Connection,
     models: &[Stored],
@@ -177,9 +176,7 @@ fn alike(
         if layout(under) == found {
             let fold = Folded {
                 layout: sketches::known_layout(connection, &found)?,
-                elements: found.weights.iter().map(|(_, count)| *count).collect(),
-                ours: coarse(&weights),
-                base: coarse(under),
+                probe: Probe::new(&weights, under),
             };
             folded.insert(network, fold);
         }
@@ -192,7 +189,7 @@ fn alike(
         .filter(|model| model.entry.role == Role::Model)
     {
         let likeness = match tallies.get(&model.id) {
-            Some((count, tally)) if *count == wanted => tally.likeness(),
+            Some((count, tally)) if *count == wanted && !tally.is_displaced() => tally.likeness(),
             _ => sketches::whole(connection, model, &mut layouts)?.likeness(sketch, base),
         };
         if let Some(likeness) = likeness.filter(Likeness::is_near) {
@@ -225,13 +222,7 @@ fn tally(
         };
         let (count, tally) = tallies.entry(network.model).or_default();
         *count += 1;
-        tally.add(
-            &fold.ours,
-            &fold.base,
-            &fold.elements,
-            network.coarse,
-            network.squares,
-        );
+        tally.add(&fold.probe, network.coarse, network.squares);
     }
     for model in models {
         let found = counts.get(&model.id).copied().unwrap_or_default();

@@ -26,14 +26,20 @@ fn base() -> Sketch {
     sketched(|index| noise(ELEMENTS, 1000 + index as u64))
 }
 
+/// A weight of a training of the base.
+fn training(index: usize, seed: u64) -> Vec<f32> {
+    let base = noise(ELEMENTS, 1000 + index as u64);
+    let change = noise(ELEMENTS, 77_000 + 100 * seed + index as u64);
+    let both = base.iter().zip(change);
+    both.map(|(c, d)| c + 0.02 * d).collect()
+}
+
 /// A training of the base; `hidden` is what is laid over it.
 fn tuned(seed: u64, hidden: f32) -> Sketch {
     sketched(|index| {
-        let base = noise(ELEMENTS, 1000 + index as u64);
-        let change = noise(ELEMENTS, 77_000 + 100 * seed + index as u64);
         let over = noise(ELEMENTS, 500_000 + 100 * seed + index as u64);
-        let both = base.iter().zip(change).zip(over);
-        both.map(|((c, d), o)| c + 0.02 * d + hidden * o).collect()
+        let both = training(index, seed).into_iter().zip(over);
+        both.map(|(x, o)| x + hidden * o).collect()
     })
 }
 
@@ -94,6 +100,38 @@ fn a_disguised_copy_is_found_and_an_independent_training_is_not() {
     let whole = tuned(5, 0.01).likeness(&tuned(5, 0.0), &base()).unwrap();
     assert!((whole.cosine - likeness.cosine).abs() < 0.05, "{whole:?}");
     assert!((whole.same_squares - likeness.same_squares).abs() < 1e-12);
+}
+
+/// Every third weight rotated and noise on all of them: neither the sums of all nor any sum of squares is as it was.
+#[test]
+fn displaced_weights_are_no_hiding_place() {
+    let hidden = sketched(|index| {
+        let mut values = training(index, 5);
+        if index % 3 == 0 {
+            values.rotate_left(777);
+        }
+        let over = noise(ELEMENTS, 900_000 + index as u64);
+        values
+            .iter()
+            .zip(over)
+            .map(|(x, o)| x + 0.004 * o)
+            .collect()
+    });
+    let (_dir, mut registry) = new();
+    for seed in 0..12 {
+        let entry = entry(&format!("user/leoma-{seed}"));
+        registry.add(&entry, &tuned(seed, 0.0)).unwrap();
+    }
+    registry.add(&entry("thief/leoma"), &hidden).unwrap();
+    let find = |name: &str, sketch: &Sketch| {
+        let found = registry.candidates(&entry(name), Some((sketch, &base())), 10);
+        let names = found.unwrap().into_iter().map(|found| found.entry.name);
+        names.collect::<Vec<_>>()
+    };
+    // Whichever of the two is registered.
+    assert_eq!(find("thief/leoma", &hidden), ["user/leoma-5"]);
+    assert_eq!(find("user/leoma-5", &tuned(5, 0.0)), ["thief/leoma"]);
+    assert_eq!(find("user/leoma-6", &tuned(6, 0.0)), [""; 0]);
 }
 
 #[test]
