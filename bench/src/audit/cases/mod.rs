@@ -1,6 +1,7 @@
 //! The cases: what is run, by whom, and what must hold.
 
 mod compare;
+mod digest;
 mod disk;
 mod hash;
 mod memory;
@@ -45,6 +46,7 @@ pub(super) fn list(args: &AuditArgs) -> Vec<Box<dyn AuditMeasurement>> {
         for count in hash::COUNTS {
             list.push(Box::new(hash::Hash::new(count, args)));
         }
+        list.push(Box::new(digest::Digests::new(args)));
     }
     if args.wants(AuditCase::Compare) {
         list.push(Box::new(compare::Compare::new(args)));

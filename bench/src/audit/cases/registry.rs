@@ -12,6 +12,9 @@ use super::super::result::{Goal, Measured};
 use super::{AuditMeasurement, LEOMA, child};
 use crate::measure::Sample;
 
+/// The program without a search: what loading it and its libraries takes.
+const START: &str = "leoma, start alone";
+
 /// A search among registered models.
 pub(super) struct Search {
     count: u32,
@@ -59,10 +62,14 @@ impl AuditMeasurement for Search {
     }
 
     fn subjects(&self) -> Vec<String> {
-        vec![LEOMA.to_owned()]
+        [LEOMA, START].map(str::to_owned).to_vec()
     }
 
-    fn run(&mut self, _: &str) -> Result<(Sample, Option<u64>)> {
+    fn run(&mut self, subject: &str) -> Result<(Sample, Option<u64>)> {
+        if subject == START {
+            let (sample, _) = child(Command::new(&self.node).arg("--version"), &[0])?;
+            return Ok((sample, None));
+        }
         let mut near = Command::new(&self.node);
         near.args([
             "audit",
@@ -86,10 +93,14 @@ impl AuditMeasurement for Search {
     }
 
     fn finish(&mut self, measured: &mut Measured) -> Result<()> {
-        if let Some(time) = measured.cpu(LEOMA) {
+        if let (Some(whole), Some(start)) = (measured.cpu(LEOMA), measured.cpu(START)) {
+            let [whole, start] = [whole, start].map(|seconds| 1000.0 * seconds);
+            let search = whole - start;
             measured.goals.push(Goal {
-                text: format!("{:.0} ms (less than 50)", 1000.0 * time),
-                reached: time < 0.05,
+                text: format!(
+                    "the search takes {search:.0} ms (less than 50), {whole:.0} ms with the program's start"
+                ),
+                reached: search < 50.0,
             });
         }
         Ok(())
