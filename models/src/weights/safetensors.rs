@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::stream::{Entry, StoredDType};
 use crate::error::{Error, Result};
@@ -104,12 +104,6 @@ pub(super) fn read_header(file: &File, path: &Path, counters: Counters) -> Resul
         if is_counter && counters == Counters::PassedOver {
             continue;
         }
-        if info.shape.len() > MAX_RANK {
-            return Err(refuse(format!(
-                "tensor `{name}` has {} axes, at most {MAX_RANK} are accepted",
-                info.shape.len()
-            )));
-        }
         let dtype =
             stored_dtype(info.dtype).ok_or_else(|| refuse(unsupported_type(&name, info.dtype)))?;
         let offset = 8 + length + info.data_offsets.0 as u64;
@@ -168,6 +162,53 @@ pub(super) fn check_name(name: &str) -> std::result::Result<(), String> {
     Ok(())
 }
 
+/// A tensor as the header lists it; as [`TensorInfo`], but a shape of millions of axes is not kept.
+#[derive(serde::Deserialize)]
+struct Listed {
+    dtype: Dtype,
+    shape: Axes,
+    data_offsets: (usize, usize),
+}
+
+impl From<Listed> for TensorInfo {
+    fn from(listed: Listed) -> Self {
+        Self {
+            dtype: listed.dtype,
+            shape: listed.shape.0,
+            data_offsets: listed.data_offsets,
+        }
+    }
+}
+
+/// Lengths of axes, the first [`MAX_RANK`] and one more of them.
+struct Axes(Vec<usize>);
+
+impl<'de> Deserialize<'de> for Axes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Lengths;
+        impl<'de> Visitor<'de> for Lengths {
+            type Value = Axes;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the lengths of a tensor's axes")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut lengths: A) -> Result<Axes, A::Error> {
+                let mut kept = Vec::new();
+                while kept.len() <= MAX_RANK {
+                    let Some(length) = lengths.next_element()? else {
+                        return Ok(Axes(kept));
+                    };
+                    kept.push(length);
+                }
+                while lengths.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Axes(kept))
+            }
+        }
+        deserializer.deserialize_seq(Lengths)
+    }
+}
+
 /// The header's entries in file order; duplicate names are an error.
 struct Header {
     tensors: Vec<(String, TensorInfo)>,
@@ -204,7 +245,13 @@ impl<'de> Deserialize<'de> for Header {
                     if tensors.len() == MAX_TENSORS {
                         return Err(A::Error::custom(format!("more than {MAX_TENSORS} tensors")));
                     }
-                    tensors.push((name, map.next_value()?));
+                    let listed: Listed = map.next_value()?;
+                    if listed.shape.0.len() > MAX_RANK {
+                        return Err(A::Error::custom(format!(
+                            "tensor `{name}` has more than {MAX_RANK} axes"
+                        )));
+                    }
+                    tensors.push((name, listed.into()));
                 }
                 Ok(Header { tensors, metadata })
             }

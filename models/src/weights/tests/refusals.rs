@@ -49,7 +49,15 @@ fn hostile_headers_are_refused() {
         (
             r#"{"a":{"dtype":"F32","shape":[1,1,1,1,1,1,1,1,1],"data_offsets":[0,4]}}"#.into(),
             vec![0; 4],
-            "9 axes",
+            "`a` has more than 8 axes",
+        ),
+        (
+            format!(
+                r#"{{"a":{{"dtype":"F32","shape":[1{}],"data_offsets":[0,4]}}}}"#,
+                ",1".repeat(1_000_000)
+            ),
+            vec![0; 4],
+            "`a` has more than 8 axes",
         ),
         (
             r#"{"a":{"dtype":"F32","shape":[18446744073709551615,2],"data_offsets":[0,4]}}"#.into(),
