@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from . import disguises
 from .disguises import Weights
-from .plan import COPIES, HALVES, LIMITS, OF_RIVALS, WORLDS
+from .plan import COPIES, LIMITS, OF_RIVALS, PARTS, WORLDS
 
 FILE = "diffusion_pytorch_model.safetensors"
 # Bytes of a shard of the disguise `shards`.
@@ -113,13 +113,13 @@ def one_byte(out: Path) -> None:
 AFTER = {"shards": shards, "fp8": fp8, "official": official, "one-byte": one_byte}
 
 
-def make(name: str, victim_name: str, kind: str, home: Path, half: str, seed: int) -> None:
+def make(name: str, victim_name: str, kind: str, home: Path, part: str, seed: int) -> None:
     """One model in a disguise."""
-    out = home / f"{name}-{half}"
+    out = home / f"{name}-{part}"
     if out.exists():
         return
-    victim_path = home / f"{victim_name}-{half}"
-    victim, other, base = (load(path) for path in (victim_path, home / f"other-{half}", home / "base"))
+    victim_path = home / f"{victim_name}-{part}"
+    victim, other, base = (load(path) for path in (victim_path, home / f"other-{part}", home / "base"))
     weights, dtype, after = victim, torch.bfloat16, []
     model = WanTransformer3DModel.from_pretrained(victim_path / "transformer", torch_dtype=torch.float32)
     for step in kind.split("+"):
@@ -135,7 +135,7 @@ def make(name: str, victim_name: str, kind: str, home: Path, half: str, seed: in
             if apart > 1e-3:
                 raise SystemExit(f"error: {kind}: the disguise changes what the network computes, by {apart:.1e}")
         elif step == "tuned-on":
-            weights = load(home / f"tuned-on-{half}")
+            weights = load(home / f"tuned-on-{part}")
         elif step == "lora":
             weights = disguises.lora(weights, 8, 0.05, seed)
         elif step == "scaled-delta":
@@ -150,7 +150,7 @@ def make(name: str, victim_name: str, kind: str, home: Path, half: str, seed: in
             after.append(AFTER[step])
         elif step != "bytes":
             raise SystemExit(f"error: no disguise {step}")
-    beside = home / f".{name}-{half}.tmp"
+    beside = home / f".{name}-{part}.tmp"
     shutil.rmtree(beside, ignore_errors=True)
     put(victim_path, beside, weights, dtype)
     for change in after:
@@ -165,12 +165,12 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for number, world in enumerate(WORLDS):
-        for half in HALVES:
-            home, seed = arguments.work / world.name, 10 * number + HALVES.index(half)
+        for part in PARTS:
+            home, seed = arguments.work / world.name, 10 * number + PARTS.index(part)
             for kind in (*COPIES, *LIMITS):
-                make(kind, "victim", kind, home, half, seed)
+                make(kind, "victim", kind, home, part, seed)
             for name, (rival, kind) in OF_RIVALS.items():
-                make(name, rival, kind, home, half, seed)
+                make(name, rival, kind, home, part, seed)
 
 
 if __name__ == "__main__":

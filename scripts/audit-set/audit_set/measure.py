@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from .plan import COPIES, COPY, HALVES, LIMITS, WORLDS, Pair, pairs
+from .plan import COPIES, COPY, LIMITS, PARTS, WORLDS, Pair, pairs
 
 FIGURES = (
     "cosine",
@@ -53,18 +53,19 @@ def counts(row: dict[str, Any]) -> bool:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: a line for each kind of pair, both halves beside each other; limits last."""
+    """Markdown: a line for each kind of pair, the parts beside each other; limits last."""
     kinds: dict[tuple[bool, bool, str], dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        kinds[not counts(row), not row["copied"], row["kind"]][row["half"]].append(row)
-    lines = ["| pairs | first half right | second half right | cosine | verdicts |", "|---|---|---|---|---|"]
-    for (_, _, kind), halves in sorted(kinds.items(), key=lambda item: item[0][:2]):
-        right = [f"{sum(map(is_right, halves[half]))} of {len(halves[half])}" for half in HALVES]
-        every = [row for half in HALVES for row in halves[half]]
+        kinds[not counts(row), not row["copied"], row["kind"]][row["part"]].append(row)
+    heads = "".join(f" {part} part right |" for part in PARTS)
+    lines = [f"| pairs |{heads} cosine | verdicts |", "|---|" + "---|" * (len(PARTS) + 2)]
+    for (_, _, kind), parts in sorted(kinds.items(), key=lambda item: item[0][:2]):
+        right = "".join(f" {sum(map(is_right, parts[part]))} of {len(parts[part])} |" for part in PARTS)
+        every = [row for part in PARTS for row in parts[part]]
         cosines = [row["evidence"]["cosine"] for row in every if row["evidence"]["cosine"] is not None]
         spread = f"{min(cosines):.2f} to {max(cosines):.2f}" if cosines else "-"
         verdicts = ", ".join(sorted({row["verdict"] for row in every}))
-        lines.append(f"| {kind} | {right[0]} | {right[1]} | {spread} | {verdicts} |")
+        lines.append(f"| {kind} |{right} {spread} | {verdicts} |")
     return "\n".join(lines)
 
 
@@ -81,14 +82,14 @@ def main() -> None:
     text = table(rows)
     (arguments.work / "table.md").write_text(text + "\n")
     print(text)
-    for half in HALVES:
-        of_half = [row for row in rows if row["half"] == half and counts(row)]
-        missed = [row for row in of_half if row["copied"] and not is_right(row)]
-        accused = [row for row in of_half if not row["copied"] and not is_right(row)]
-        copies = sum(row["copied"] for row in of_half)
+    for part in PARTS:
+        of_part = [row for row in rows if row["part"] == part and counts(row)]
+        missed = [row for row in of_part if row["copied"] and not is_right(row)]
+        accused = [row for row in of_part if not row["copied"] and not is_right(row)]
+        copies = sum(row["copied"] for row in of_part)
         print(
-            f"\n{half} half: {copies - len(missed)} of {copies} copies found, "
-            f"{len(accused)} of {len(of_half) - copies} others accused"
+            f"\n{part} part: {copies - len(missed)} of {copies} copies found, "
+            f"{len(accused)} of {len(of_part) - copies} others accused"
         )
         for row in missed + accused:
             what = "missed" if row["copied"] else "accused"

@@ -1,14 +1,21 @@
 """Which models there are, and what each pair of them is.
 
-A *world* is a base of one size with its fine-tunes. In every world there are two halves, made of other seeds and
-other data: on the first the limits are set, on the second they are reported.
+A *world* is a base of one size with its fine-tunes. In every world there are three parts, made of other seeds and
+other data: on the first the limits are set, on the second they are reported. The second was looked at more than once
+while the rules were made; the third came after them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-HALVES = ("first", "second")
+# Seeds of a part's models, and what its victim and the victim's rival learn from.
+MADE_OF = {
+    "first": (100, "dark", "photos"),
+    "second": (500, "shapes", "same"),
+    "third": (1300, "photos", "shapes"),
+}
+PARTS = tuple(MADE_OF)
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,7 @@ class Training:
     """A fine-tune by gradient descent. `parent` is another model of its world, or the base."""
 
     name: str
-    half: str
+    part: str
     data: str
     seed: int
     rate: float
@@ -41,8 +48,7 @@ class Training:
 def trainings(world: World) -> list[Training]:
     """The honest models of a world."""
     out = []
-    for half, first in (("first", 100), ("second", 500)):
-        data = ("dark", "photos") if half == "first" else ("shapes", "same")
+    for part, (first, *data) in MADE_OF.items():
         rows = [
             ("victim", data[0], first + 1, 3e-4, 1.2, "base"),
             # The same data and recipe with another seed: the nearest an honest rival comes.
@@ -62,7 +68,7 @@ def trainings(world: World) -> list[Training]:
             # The smaller worlds repeat all but the lightest.
             rows = [row for row in rows if row[0] != "light"]
         out += [
-            Training(f"{name}-{half}", half, d, seed, rate, minutes, parent if parent == "base" else f"{parent}-{half}")
+            Training(f"{name}-{part}", part, d, seed, rate, minutes, parent if parent == "base" else f"{parent}-{part}")
             for name, d, seed, rate, minutes, parent in rows
         ]
     return out
@@ -125,7 +131,7 @@ class Pair:
     """Two models of a world, and what they are."""
 
     world: str
-    half: str
+    part: str
     a: str
     b: str
     kind: str
@@ -135,13 +141,13 @@ class Pair:
 def pairs(world: World) -> list[Pair]:
     """All pairs of a world that are judged."""
     out = []
-    for half in HALVES:
-        names = [t.name for t in trainings(world) if t.half == half]
+    for part in PARTS:
+        names = [t.name for t in trainings(world) if t.part == part]
         related = {"public", "child", "sibling"}
         honest = [n for n in names if not n.startswith("tuned-on")]
         for i, a in enumerate(honest):
             for b in honest[i + 1 :]:
-                both = {a.removesuffix(f"-{half}"), b.removesuffix(f"-{half}")}
+                both = {a.removesuffix(f"-{part}"), b.removesuffix(f"-{part}")}
                 if both == {"public", "child"} or both == {"public", "sibling"}:
                     # Made from each other, and said so: a copy to whoever does not know.
                     kind, copied = "goes on from a public fine-tune", True
@@ -151,18 +157,18 @@ def pairs(world: World) -> list[Pair]:
                     kind, copied = "same data, other seed", False
                 else:
                     kind, copied = "independent", False
-                out.append(Pair(world.name, half, a, b, kind, copied))
+                out.append(Pair(world.name, part, a, b, kind, copied))
         for kind in (*COPIES, *LIMITS):
-            out.append(Pair(world.name, half, f"victim-{half}", f"{kind}-{half}", kind, True))
+            out.append(Pair(world.name, part, f"victim-{part}", f"{kind}-{part}", kind, True))
             # A copy of the victim is no copy of its rivals.
             for rival in ("other", "twin"):
                 if kind not in OF_BOTH:
                     what = "a copy against a rival of the victim"
-                    out.append(Pair(world.name, half, f"{rival}-{half}", f"{kind}-{half}", what, False))
+                    out.append(Pair(world.name, part, f"{rival}-{part}", f"{kind}-{part}", what, False))
         what = "merge-50 against the rival in it"
-        out.append(Pair(world.name, half, f"other-{half}", f"merge-50-{half}", what, True))
+        out.append(Pair(world.name, part, f"other-{part}", f"merge-50-{part}", what, True))
         for rival in OF_RIVALS:
             for own in ("victim", "fp8", "rows+fp8"):
                 what = "rivals in fp8"
-                out.append(Pair(world.name, half, f"{own}-{half}", f"{rival}-{half}", what, False))
+                out.append(Pair(world.name, part, f"{own}-{part}", f"{rival}-{part}", what, False))
     return out

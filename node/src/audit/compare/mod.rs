@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 
 pub use align::Disguise;
 pub use deltas::TensorComparison;
-pub use verdict::{Thresholds, Verdict, judge};
+pub use verdict::{ErrorRate, Thresholds, Verdict, judge};
 
 use super::weights::Component;
 use align::DISPLACED;

@@ -27,7 +27,7 @@ use leoma_models::Result;
 use serde::{Deserialize, Serialize};
 
 use super::compare::layers::Layers;
-use super::compare::{Comparison, Evidence, TensorComparison, Thresholds, Verdict};
+use super::compare::{Comparison, ErrorRate, Evidence, TensorComparison, Thresholds, Verdict};
 use super::finding::{Finding, Rule, Severity};
 use super::identity::{FileDigest, ModelDigest, TensorDigest};
 use super::preflight::Preflight;
@@ -254,6 +254,9 @@ pub struct Measured {
     pub evidence: Evidence,
     /// The limits that they were held against.
     pub thresholds: Thresholds,
+    /// How often they were wrong where the truth is known; none where that was not measured.
+    #[serde(default)]
+    pub error_rate: Option<ErrorRate>,
     /// Every weight, by network and name.
     pub per_tensor: Vec<TensorComparison>,
 }
@@ -293,6 +296,7 @@ impl Pair {
             statement: comparison.statement,
             measured: Some(Measured {
                 evidence: comparison.evidence,
+                error_rate: comparison.thresholds.error_rate(),
                 thresholds: comparison.thresholds,
                 per_tensor: comparison.per_tensor,
             }),

@@ -61,6 +61,23 @@ fn compared(pair: Pair) -> Report {
     Report::new(Body::Compare(Box::new(pair)), Severity::High)
 }
 
+/// Figures of the documentation, which come from a run of the labelled set.
+#[test]
+fn the_error_rate_is_the_documented_one() {
+    let rate = Thresholds::default().error_rate().unwrap();
+    assert_eq!((rate.missed, rate.accused), (0, 0), "the sentence below");
+    let sentence = format!(
+        "On the third part {} of {} copies were found and nobody of {} others was accused",
+        rate.copies, rate.copies, rate.others
+    );
+    assert!(include_str!("../../../../docs/audit.md").contains(&sentence));
+    let others = Thresholds {
+        perturbed: 0.9,
+        ..Thresholds::default()
+    };
+    assert_eq!(others.error_rate(), None);
+}
+
 #[test]
 fn outcomes() {
     let finding = |rule| Finding::new(rule, "x", "y");

@@ -73,5 +73,12 @@ pub(super) fn sentences(measured: &Measured) -> Vec<String> {
             100.0 * e.displaced_share
         ));
     }
+    if let Some(rate) = measured.error_rate {
+        all.push(format!(
+            "Of a labelled set of small models, these limits called {} of {} pairs copies that are none, and missed {} \
+             of {} copies. docs/audit.md says what the set does not cover.",
+            rate.accused, rate.others, rate.missed, rate.copies
+        ));
+    }
     all
 }
