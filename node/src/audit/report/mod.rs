@@ -42,8 +42,8 @@ pub const VERSION: u32 = 1;
 pub const LIMITS: [&str; 4] = [
     "Who was first is not in the weights. The order in time comes from the chain and from the Hub. The block of a \
      commitment is the chain's; the date of a commit is git's, and whoever pushes can set it.",
-    "A verdict says what weights are consistent with. Its limits have not been measured on trained models yet: \
-     it is a reason to look, not to accuse.",
+    "A verdict says what weights are consistent with. Its limits were measured on small models that were trained for \
+     minutes, not on models of the released sizes: it is a reason to look closer, and alone none to accuse.",
     "That nothing was found does not prove that there is nothing: docs/audit.md lists what the comparison \
      cannot see.",
     "A pickle whose walk finds nothing can still be harmful. Nothing found in a repository was executed.",
