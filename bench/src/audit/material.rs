@@ -156,22 +156,24 @@ pub(crate) fn registry_list(path: &Path, count: u32) -> Result<()> {
     let shapes = tensor_shapes(&Networks::released(ModelKind::Ti2v5b).transformer);
     let mut rng = SplitMix(5);
     let mut file = BufWriter::new(File::create(path)?);
-    let base: Vec<[f64; 17]> = shapes
+    let mut draw = move || f64::from(rng.unit_variance());
+    // Of weights that are drawn at random, the squares of the 16 sums add up to the sum of squares.
+    let base: Vec<(f64, [f64; 16])> = shapes
         .iter()
-        .map(|_| std::array::from_fn(|_| f64::from(rng.unit_variance()) * 100.0))
+        .map(|_| {
+            let squares = 10.0 + 100.0 * draw().abs();
+            let size = (squares / 16.0).sqrt();
+            (squares, std::array::from_fn(|_| size * draw()))
+        })
         .collect();
     for number in 0..=count {
         let mut weights = Map::new();
-        for ((name, shape), base) in shapes.iter().zip(&base) {
-            let moved = |value: f64, rng: &mut SplitMix| {
-                if number == 0 {
-                    value
-                } else {
-                    value + f64::from(rng.unit_variance())
-                }
-            };
-            let sums: Vec<f64> = base[1..].iter().map(|&sum| moved(sum, &mut rng)).collect();
-            let squares = moved(base[0].abs() + 10.0, &mut rng).abs();
+        // A training moves weights by about a percent.
+        let moved = if number == 0 { 0.0 } else { 0.01 };
+        for ((name, shape), (squares, sums)) in shapes.iter().zip(&base) {
+            let size = moved * (squares / 16.0).sqrt();
+            let sums = sums.map(|sum| sum + size * draw());
+            let squares = squares * (1.0 + moved * moved * draw().abs());
             let elements = shape.iter().product::<usize>();
             weights.insert(
                 format!("transformer/{name}"),
