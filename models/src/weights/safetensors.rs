@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
-use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
 use super::stream::{Entry, StoredDType};
 use crate::error::{Error, Result};
@@ -162,7 +162,7 @@ pub(super) fn check_name(name: &str) -> std::result::Result<(), String> {
     Ok(())
 }
 
-/// A tensor as the header lists it; as [`TensorInfo`], but a shape of millions of axes is not kept.
+/// A tensor as the header lists it; as [`TensorInfo`], but a shape of millions of axes is not read.
 #[derive(serde::Deserialize)]
 struct Listed {
     dtype: Dtype,
@@ -180,7 +180,7 @@ impl From<Listed> for TensorInfo {
     }
 }
 
-/// Lengths of axes, the first [`MAX_RANK`] and one more of them.
+/// Lengths of axes, [`MAX_RANK`] at most.
 struct Axes(Vec<usize>);
 
 impl<'de> Deserialize<'de> for Axes {
@@ -194,15 +194,14 @@ impl<'de> Deserialize<'de> for Axes {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut lengths: A) -> Result<Axes, A::Error> {
-                let mut kept = Vec::new();
-                while kept.len() <= MAX_RANK {
-                    let Some(length) = lengths.next_element()? else {
-                        return Ok(Axes(kept));
-                    };
-                    kept.push(length);
+                let mut all = Vec::new();
+                while let Some(length) = lengths.next_element()? {
+                    if all.len() == MAX_RANK {
+                        return Err(A::Error::custom(format!("more than {MAX_RANK} axes")));
+                    }
+                    all.push(length);
                 }
-                while lengths.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Axes(kept))
+                Ok(Axes(all))
             }
         }
         deserializer.deserialize_seq(Lengths)
@@ -245,12 +244,9 @@ impl<'de> Deserialize<'de> for Header {
                     if tensors.len() == MAX_TENSORS {
                         return Err(A::Error::custom(format!("more than {MAX_TENSORS} tensors")));
                     }
-                    let listed: Listed = map.next_value()?;
-                    if listed.shape.0.len() > MAX_RANK {
-                        return Err(A::Error::custom(format!(
-                            "tensor `{name}` has more than {MAX_RANK} axes"
-                        )));
-                    }
+                    let listed: Listed = map
+                        .next_value()
+                        .map_err(|error| A::Error::custom(format!("tensor `{name}`: {error}")))?;
                     tensors.push((name, listed.into()));
                 }
                 Ok(Header { tensors, metadata })

@@ -49,7 +49,7 @@ fn hostile_headers_are_refused() {
         (
             r#"{"a":{"dtype":"F32","shape":[1,1,1,1,1,1,1,1,1],"data_offsets":[0,4]}}"#.into(),
             vec![0; 4],
-            "`a` has more than 8 axes",
+            "bad header: tensor `a`: more than 8 axes at line 1 column",
         ),
         (
             format!(
@@ -57,7 +57,7 @@ fn hostile_headers_are_refused() {
                 ",1".repeat(1_000_000)
             ),
             vec![0; 4],
-            "`a` has more than 8 axes",
+            "bad header: tensor `a`: more than 8 axes at line 1 column",
         ),
         (
             r#"{"a":{"dtype":"F32","shape":[18446744073709551615,2],"data_offsets":[0,4]}}"#.into(),
