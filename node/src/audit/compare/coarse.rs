@@ -165,7 +165,7 @@ impl Tally {
                 let (x, y) = (a[lane] - c[lane], f32::from_le_bytes(b[lane]) - c[lane]);
                 moved[lane] = y * y;
                 aa[lane] += x * x;
-                bb[lane] += y * y;
+                bb[lane] += moved[lane];
                 ab[lane] += x * y;
             }
             self.displaced |= moved.iter().sum::<f32>() > limit;

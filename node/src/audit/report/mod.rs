@@ -43,7 +43,7 @@ pub const LIMITS: [&str; 4] = [
     "Who was first is not in the weights. The order in time comes from the chain and from the Hub. The block of a \
      commitment is the chain's; the date of a commit is git's, and whoever pushes can set it.",
     "A verdict says what weights are consistent with. Its limits were measured on small models that were trained for \
-     minutes, not on models of the released sizes: it is a reason to look closer, and alone none to accuse.",
+     minutes, not on models of the released sizes: it is a reason to look closer, not by itself one to accuse.",
     "That nothing was found does not prove that there is nothing: docs/audit.md lists what the comparison \
      cannot see.",
     "A pickle whose walk finds nothing can still be harmful. Nothing found in a repository was executed.",

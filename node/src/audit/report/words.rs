@@ -75,8 +75,8 @@ pub(super) fn sentences(measured: &Measured) -> Vec<String> {
     }
     if let Some(rate) = measured.error_rate {
         all.push(format!(
-            "Of a labelled set of small models, these limits called {} of {} pairs copies that are none, and missed {} \
-             of {} copies. docs/audit.md says what the set does not cover.",
+            "On a labelled set of small models these limits accused {} of {} pairs that are no copies and missed {} of \
+             {} copies; docs/audit.md says what the set does not cover.",
             rate.accused, rate.others, rate.missed, rate.copies
         ));
     }
